@@ -1,1 +1,26 @@
-"""data"""
+"""Data: found and checked by sha256, split by request, cut into batches that depend on the step alone."""
+
+from clujax.data.augment import crop_flip, standardize
+from clujax.data.batches import padded, resident
+from clujax.data.pipeline import Columns, pipeline
+from clujax.data.prepared import prepare
+from clujax.data.resolve import KNOWN, load
+from clujax.data.source import Dataset, Source
+from clujax.data.split import Split, check_split, make_split
+
+__all__ = [
+    "KNOWN",
+    "Columns",
+    "Dataset",
+    "Source",
+    "Split",
+    "check_split",
+    "crop_flip",
+    "load",
+    "make_split",
+    "padded",
+    "pipeline",
+    "prepare",
+    "resident",
+    "standardize",
+]

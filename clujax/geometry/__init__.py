@@ -1,1 +1,42 @@
-"""geometry"""
+"""Pure mathematics of a loss landscape: products with its curvature, Fisher information, masks, gradient parts.
+
+Everything is a function of arrays and parameter trees; nothing here knows of networks, data or optimizers.
+"""
+
+from clujax.geometry.decompose import Parts, decompose, remain_gauss_newton, remain_newton, report
+from clujax.geometry.divergence import entropy, hellinger, js, kl
+from clujax.geometry.fisher import batch_diagonal, diagonal
+from clujax.geometry.products import categorical, fvp, gaussian, gnvp, hvp, inverse_hvp, inverse_product
+from clujax.geometry.saliency import check_mask, density, ratio_mask, top_fraction_mask
+from clujax.geometry.weights import combine, cosine, distance, inner, lerp, norm
+
+__all__ = [
+    "Parts",
+    "batch_diagonal",
+    "categorical",
+    "check_mask",
+    "combine",
+    "cosine",
+    "decompose",
+    "density",
+    "diagonal",
+    "distance",
+    "entropy",
+    "fvp",
+    "gaussian",
+    "gnvp",
+    "hellinger",
+    "hvp",
+    "inner",
+    "inverse_hvp",
+    "inverse_product",
+    "js",
+    "kl",
+    "lerp",
+    "norm",
+    "ratio_mask",
+    "remain_gauss_newton",
+    "remain_newton",
+    "report",
+    "top_fraction_mask",
+]

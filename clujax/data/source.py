@@ -1,0 +1,31 @@
+"""What a loaded data set is, and where its rows came from."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Source(NamedTuple):
+    """Where rows came from, for the record of a run.
+
+    Attributes:
+      kind: "package", "idx", "npz", "tfds", "folder" or "fallback:<kind>".
+      path: package or file name, without the machine's directories.
+      version: of the package or prepared set, "" when there is none.
+      sha256: of the decoded content (decompressed idx, or the arrays' bytes).
+      n: rows, training and test together.
+    """
+
+    kind: str
+    path: str
+    version: str
+    sha256: str
+    n: int
+
+
+class Dataset(NamedTuple):
+    """Training and test rows as dicts of columns `x`, `y` (int32), `index` (int64, the raw row), and class names."""
+
+    train: Mapping[str, Any]
+    test: Mapping[str, Any]
+    classes: tuple[str, ...]
+    source: Source

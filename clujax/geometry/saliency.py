@@ -1,0 +1,96 @@
+"""Masks over parameters from gradient statistics."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, PyTree
+
+
+def ratio_mask(forget: PyTree, remain: PyTree, threshold: float, eps: float = 1e-15) -> PyTree:
+    """The balanced mask: weights with (F_forget + ε)/(F_remain + ε) ≥ threshold.
+
+    Balanced against the remaining rows rather than a quantile, so its density follows the data. A weight dead on both sides
+    has ratio 1: kept for a threshold of at most 1.
+
+    Args:
+      forget, remain: importances, for example two Fisher diagonals, trees of one structure.
+      threshold: γ ≥ 0; 0 keeps all.
+    Returns:
+      A tree of booleans.
+    Raises:
+      ValueError: threshold is negative or NaN.
+
+    Source: SFR-on, Huang et al. 2024.
+    """
+    if not threshold >= 0:
+        raise ValueError(f"threshold is {threshold}; expected a number of at least 0.")
+    return jax.tree.map(lambda f, r: (f + eps) / (r + eps) >= threshold, forget, remain)
+
+
+def top_fraction_mask(scores: PyTree, fraction: float, scope: Literal["global", "leaf"] = "global") -> PyTree:
+    """Exactly ⌊fraction·P⌋ largest scores, over all leaves together or within each leaf; the first of equals wins.
+
+    Raises:
+      ValueError: fraction is not in (0, 1], or scope is unknown.
+
+    Source: SalUn, Fan et al. 2024 (scope "global").
+
+    Example:
+      >>> top_fraction_mask({"a": jnp.array([3.0, 1.0]), "b": jnp.array([2.0, 0.0])}, 0.5)
+      {'a': Array([ True, False], dtype=bool), 'b': Array([ True, False], dtype=bool)}
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction}; expected a number in (0, 1].")
+    if scope not in ("global", "leaf"):
+        raise ValueError(f"scope is {scope!r}; expected 'global' or 'leaf'.")
+    if scope == "leaf":
+        return jax.tree.map(lambda leaf: _top(leaf.ravel(), fraction).reshape(leaf.shape), scores)
+    leaves, structure = jax.tree.flatten(scores)
+    chosen = _top(jnp.concatenate([leaf.ravel() for leaf in leaves]), fraction)
+    ends = [0]
+    for leaf in leaves:
+        ends.append(ends[-1] + leaf.size)
+    parts = [chosen[a:b].reshape(leaf.shape) for a, b, leaf in zip(ends, ends[1:], leaves, strict=False)]
+    return jax.tree.unflatten(structure, parts)
+
+
+def _top(flat, fraction: float) -> Bool[jax.Array, " n"]:
+    count = int(fraction * flat.size + 1e-9)
+    order = jnp.argsort(-flat, stable=True)
+    return jnp.zeros(flat.shape, bool).at[order[:count]].set(True)
+
+
+def density(mask: PyTree) -> dict[str, float]:
+    """Share of kept weights, per leaf by path and over all as `"total"`."""
+    leaves = jax.tree_util.tree_leaves_with_path(mask)
+    kept = {jax.tree_util.keystr(path, simple=True, separator="/"): int(jnp.sum(leaf)) for path, leaf in leaves}
+    size = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size for path, leaf in leaves}
+    shares = {name: kept[name] / max(size[name], 1) for name in kept}
+    return shares | {"total": sum(kept.values()) / max(sum(size.values()), 1)}
+
+
+def check_mask(mask: PyTree, params: PyTree) -> None:
+    """Refuse a mask that does not fit the parameters, or that keeps nothing.
+
+    Raises:
+      ValueError: naming the leaf, what came and what was expected.
+    """
+    if jax.tree.structure(mask) != jax.tree.structure(params):
+        theirs = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(mask)}
+        ours = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+        raise ValueError(
+            f"the mask has another structure than the parameters: missing {sorted(ours - theirs)[:5]}, extra"
+            f" {sorted(theirs - ours)[:5]}."
+        )
+    for (path, kept), leaf in zip(
+        jax.tree_util.tree_leaves_with_path(mask), jax.tree.leaves(params), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        if jnp.shape(kept) != jnp.shape(leaf):
+            raise ValueError(f"the mask of {name} has shape {jnp.shape(kept)}; the parameter has {jnp.shape(leaf)}.")
+        if jnp.asarray(kept).dtype != bool:
+            raise ValueError(f"the mask of {name} has dtype {jnp.asarray(kept).dtype}; expected bool.")
+    leaves = jax.tree.leaves(mask)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) and not any(bool(jnp.any(m)) for m in leaves):
+        raise ValueError("the mask keeps no weight: nothing would be unlearned. Lower the threshold or raise the fraction.")

@@ -1,0 +1,86 @@
+"""A classifier as a record of pure functions, for stateless and BatchNorm networks alike."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+
+class Classifier(NamedTuple):
+    """A network as pure functions; `stats` holds every collection that is not trained, `{}` when there is none.
+
+    Attributes:
+      init: `init(key, inputs) -> (params, stats)`.
+      apply: `apply(params, stats, inputs, *, train=False, key=None) -> (logits [B, C] float32, new_stats)`.
+      features: `features(params, stats, inputs) -> [B, F]`, what the last linear layer reads, in eval mode.
+      head: path of the last linear layer in `params`.
+    """
+
+    init: Callable[[PRNGKeyArray, Any], tuple[PyTree, PyTree]]
+    apply: Callable[..., tuple[Float[Array, "B C"], PyTree]]
+    features: Callable[[PyTree, PyTree, Any], Float[Array, "B F"]]
+    head: tuple[str, ...] = ("head",)
+
+
+def from_linen(module: nn.Module, head: tuple[str, ...] = ("head",)) -> Classifier:
+    """Wrap a linen module with methods `__call__(x, train)` and `features(x, train)`.
+
+    Randomness (dropout) comes from the key given to `apply`, under the stream `dropout`.
+    """
+
+    def init(key, inputs):
+        variables = dict(module.init(key, inputs, train=False))
+        return variables.pop("params", {}), variables
+
+    def apply(params, stats, inputs, *, train=False, key=None):
+        variables = {"params": params} | stats
+        rngs = None if key is None else {"dropout": key}
+        if train and stats:
+            logits, stats = module.apply(variables, inputs, train=True, rngs=rngs, mutable=list(stats))
+        else:
+            logits = module.apply(variables, inputs, train=train, rngs=rngs)
+        return logits.astype(jnp.float32), stats
+
+    def features(params, stats, inputs):
+        return module.apply({"params": params} | stats, inputs, train=False, method="features").astype(jnp.float32)
+
+    return Classifier(init, apply, features, head)
+
+
+def from_apply(apply_fn: Callable, features: Callable | None = None, head: tuple[str, ...] = ()) -> Classifier:
+    """Wrap any `apply_fn(params, inputs) -> logits` without state; `init` is then not available."""
+
+    def init(key, inputs):
+        raise ValueError("this classifier was made by from_apply and has no init; pass trained params")
+
+    def apply(params, stats, inputs, *, train=False, key=None):
+        return apply_fn(params, inputs).astype(jnp.float32), stats
+
+    return Classifier(init, apply, features or init, head)
+
+
+def with_inputs(classifier: Classifier, prepare: Callable) -> Classifier:
+    """The same classifier behind `prepare(inputs)`, for example a standardisation of raw pixels."""
+
+    def init(key, inputs):
+        return classifier.init(key, prepare(inputs))
+
+    def apply(params, stats, inputs, **options):
+        return classifier.apply(params, stats, prepare(inputs), **options)
+
+    def features(params, stats, inputs):
+        return classifier.features(params, stats, prepare(inputs))
+
+    return Classifier(init, apply, features, classifier.head)
+
+
+def check_images(inputs: Any) -> None:
+    """Refuse inputs that are not a batch of images, at trace time.
+
+    Raises:
+      ValueError: not `[B, H, W, C]`.
+    """
+    if inputs.ndim != 4:
+        raise ValueError(f"inputs has shape {inputs.shape}; expected a batch of images [B, H, W, C].")

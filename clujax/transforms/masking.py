@@ -1,0 +1,72 @@
+"""Restrict an update to some of the weights."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from clujax.geometry import check_mask
+
+
+def mask_updates(
+    mask: PyTree | None,
+    where: Literal["gradient", "update"] = "gradient",
+    restore: bool = False,
+    inner: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Zero what a mask leaves out, before (`gradient`) or after (`update`) an inner transformation.
+
+    With `where="gradient"` the momentum and weight decay of what follows still move masked weights, as in the published
+    SFR-on. With `where="update"` they do not: a masked weight keeps its value to the bit. `restore` also empties the inner
+    state (momenta) of masked weights, the masked restore of SalUn.
+
+    Args:
+      mask: booleans shaped like the parameters; None keeps all.
+      where: before or after `inner`. Without `inner` both zero the updates that pass.
+      restore: also zero the parameter-shaped state of `inner` under the mask; needs `where="update"`.
+      inner: the transformation to wrap; identity when None.
+    Raises:
+      ValueError: an unknown `where`, `restore` without `where="update"`, or, at `init`, a mask that does not fit the
+        parameters or keeps nothing.
+
+    Cost: one select per weight; a byte per weight for the mask.
+    """
+    if where not in ("gradient", "update"):
+        raise ValueError(f"where is {where!r}; expected 'gradient' or 'update'.")
+    if restore and where != "update":
+        raise ValueError("restore=True undoes what the inner transformation did; it needs where='update'.")
+    inner = optax.with_extra_args_support(inner or optax.identity())
+    if mask is None:
+        return inner
+
+    def init(params):
+        if not any(isinstance(leaf, optax.MaskedNode) for leaf in jax.tree.leaves(params, is_leaf=_hidden)):
+            check_mask(mask, params)
+        return inner.init(params)
+
+    def update(updates, state, params=None, **extra):
+        if where == "gradient":
+            return inner.update(_keep(updates, mask), state, params, **extra)
+        updates, state = inner.update(updates, state, params, **extra)
+        if restore:
+            state = optax.tree_utils.tree_map_params(
+                inner, _where, state, mask, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode)
+            )
+        return _keep(updates, mask), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _keep(updates, mask):
+    return jax.tree.map(_where, updates, mask, is_leaf=_hidden)
+
+
+def _where(leaf, keep):
+    return leaf if _hidden(leaf) else jnp.where(keep, leaf, jnp.zeros((), leaf.dtype))
+
+
+def _hidden(leaf):
+    """What optax.masked and multi_transform put in the place of a leaf that is not this transform's."""
+    return isinstance(leaf, optax.MaskedNode)

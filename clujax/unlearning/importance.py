@@ -1,0 +1,104 @@
+"""Fisher diagonals of the forget and remaining rows, and the balanced mask made of them."""
+
+import hashlib
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from clujax.errors import CheckpointError
+from clujax.geometry import check_mask, density, diagonal, ratio_mask
+from clujax.unlearning.losses import cross_entropy
+from clujax.unlearning.request import Request
+
+
+def fisher_diagonals(
+    request: Request,
+    *,
+    kind: str = "batch",
+    max_batches: int | None = None,
+    batch_size: int = 128,
+    pre_clip: float | None = None,
+    key: PRNGKeyArray,
+) -> tuple[PyTree, PyTree]:
+    """Diagonal Fisher information of the original network on forget and on remain, in eval mode.
+
+    The training augmentation is on, as published; each batch counts equally, the last, smaller one too.
+    Cost: one gradient per row of either set.
+    """
+    return tuple(
+        diagonal(
+            lambda params, batch: cross_entropy(logits_of(request, params, batch), batch["y"]),
+            request.params,
+            augmented_batches(request, rows, batch_size, max_batches, part_key),
+            kind=kind,
+            pre_clip=pre_clip,
+            outputs=lambda params, batch: logits_of(request, params, batch),
+            key=part_key,
+        )
+        for rows, part_key in zip((request.forget, request.remain), jax.random.split(key), strict=True)
+    )
+
+
+def logits_of(request, params, batch):
+    """Eval-mode logits with the original network's averages."""
+    return request.classifier.apply(params, request.stats, batch["x"], train=False)[0]
+
+
+def augmented_batches(request, rows, batch_size, max_batches, key):
+    """Batches of the rows in a shuffled order, the last one ragged."""
+    order = np.asarray(jax.random.permutation(key, len(rows["y"])))
+    starts = itertools.islice(range(0, len(order), batch_size), max_batches)
+    for i, start in enumerate(starts):
+        part = order[start : start + batch_size]
+        inputs = jnp.asarray(rows["x"][part])
+        if request.augment is not None:
+            inputs = request.augment(jax.random.fold_in(key, i), inputs)
+        yield {"x": inputs, "y": jnp.asarray(rows["y"][part])}
+
+
+def balanced_mask(request: Request, threshold: float, **options) -> tuple[PyTree, dict]:
+    """The mask F_forget / F_remain ≥ threshold, checked, with its density report; options as `fisher_diagonals`."""
+    forget, remain = fisher_diagonals(request, **options)
+    mask = ratio_mask(forget, remain, threshold)
+    check_mask(mask, request.params)
+    return mask, {"density": density(mask)}
+
+
+def digest(request: Request, **options) -> str:
+    """What Fisher diagonals depend on, as one hash: parameters, stats, rows and options."""
+    found = hashlib.sha256(repr(sorted(options.items())).encode())
+    for tree in (request.params, request.stats, request.forget, request.remain):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            array = np.asarray(leaf)
+            found.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
+
+
+def save_diagonals(path, diagonals: tuple[PyTree, PyTree], request: Request, **options) -> None:
+    """Write both diagonals to one `.npz`, with the digest of what they were computed from."""
+    leaves = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(diagonals))}
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial.npz")
+    np.savez(partial, digest=digest(request, **options), **leaves)
+    partial.replace(path)
+
+
+def load_diagonals(path, request: Request, **options) -> tuple[PyTree, PyTree]:
+    """Read what `save_diagonals` wrote.
+
+    Raises:
+      CheckpointError: when they belong to other parameters, rows or options (a stale cache).
+    """
+    with np.load(path) as file:
+        expected, found = digest(request, **options), str(file["digest"])
+        if found != expected:
+            raise CheckpointError(
+                f"{path} holds Fisher diagonals of another network, split or batch size (digest {found[:12]}, expected"
+                f" {expected[:12]}). Delete it and compute them again."
+            )
+        leaves = [jnp.asarray(file[name]) for name in sorted(file.files) if name != "digest"]
+    return jax.tree.unflatten(jax.tree.structure((request.params, request.params)), leaves)

@@ -1,0 +1,88 @@
+"""Training losses of the unlearning methods, as `loss(params, stats, batch, key) -> (scalar, (stats, metrics))`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from clujax.transforms import adaptive_coefficients, effective_sample_size
+from clujax.unlearning.request import Request, forward
+
+cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+
+
+def descend(request: Request, *, train: bool = True) -> Callable:
+    """Mean cross-entropy on a batch of rows to keep or to learn."""
+
+    def loss(params, stats, batch, key):
+        logits, stats = forward(request, params, stats, batch, key, train=train)
+        return jnp.mean(cross_entropy(logits, batch["y"])), (stats, {})
+
+    return loss
+
+
+def objective_loss(request: Request, objective: Callable, *, train: bool = True) -> Callable:
+    """`batch["weight"]` × `objective(logits, labels, key)`: the weight carries a schedule into a compiled step."""
+
+    def loss(params, stats, batch, key):
+        network_key, objective_key = jax.random.split(key)
+        logits, stats = forward(request, params, stats, batch, network_key, train=train)
+        value, metrics = objective(logits, batch["y"], objective_key)
+        return batch["weight"] * value, (stats, metrics)
+
+    return loss
+
+
+# Forget objectives: objective(logits [B, C], labels [B], key) -> (scalar to minimise, metrics).
+
+
+def adaptive_ascent(exponent: float = 0.5, floor: float = 1e-3, losses: Callable | None = None) -> Callable:
+    """Weighted gradient ascent: −Σ_i w_i ℓ_i with w_i ∝ ℓ_i^(−exponent), detached; exponent 0 is the plain mean.
+
+    Args:
+      exponent: λ ≥ 0; a larger one puts more weight on rows that are still remembered.
+      floor: losses below it count as the floor; 0 is the published form, which a single loss of exactly 0 disables.
+      losses: `losses(logits, labels, key) -> [B]`, non-negative; cross-entropy by default.
+
+    Source: SFR-on, Huang et al. 2024, adaptive coefficients ε̃.
+    """
+    per_row = losses or (lambda logits, labels, key: cross_entropy(logits, labels))
+
+    def objective(logits: Float[Array, "B C"], labels: Int[Array, " B"], key: PRNGKeyArray):
+        values = per_row(logits, labels, key)
+        if values.shape != labels.shape:
+            raise ValueError(f"losses must return one value per row, shape {labels.shape}; got {values.shape}.")
+        weights = adaptive_coefficients(values, exponent, floor=floor)
+        metrics = {"forget_loss": jnp.mean(values), "effective_sample_size": effective_sample_size(weights)}
+        return -jnp.sum(weights * values), metrics
+
+    return objective
+
+
+def random_relabel(num_classes: int) -> Callable:
+    """Descend on a wrong label drawn anew for each row and step (the online form of random labels)."""
+
+    def objective(logits: Float[Array, "B C"], labels: Int[Array, " B"], key: PRNGKeyArray):
+        values = cross_entropy(logits, wrong_labels(key, labels, num_classes))
+        return jnp.mean(values), {"forget_loss": jnp.mean(cross_entropy(logits, labels))}
+
+    return objective
+
+
+def wrong_labels(key: PRNGKeyArray, labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
+    """Labels drawn uniformly from the C − 1 wrong ones."""
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}; a wrong label needs at least 2 classes.")
+    shift = jax.random.randint(key, labels.shape, 1, num_classes, dtype=labels.dtype)
+    return (labels + shift) % num_classes
+
+
+def distillation(
+    student: Float[Array, "B C"], teacher: Float[Array, "B C"], temperature: float = 1.0
+) -> Float[Array, " B"]:
+    """Per-row KL(teacher ‖ student) at a temperature, times its square (Hinton's scale)."""
+    log_student = jax.nn.log_softmax(student / temperature)
+    log_teacher = jax.nn.log_softmax(teacher / temperature)
+    return optax.losses.kl_divergence_with_log_targets(log_student, log_teacher) * temperature**2

@@ -1,0 +1,138 @@
+"""What a method is, and the one driver that runs any of them."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from clujax.training import fit, init_state
+from clujax.unlearning.request import Request, check_request
+
+
+class Plan(NamedTuple):
+    """A prepared run: where it starts, its compiled steps, and the work of each iteration.
+
+    Attributes:
+      params, stats: where the run starts.
+      tx: the optimizer whose state the steps share.
+      steps: `name -> step(state, batch) -> (state, metrics)`, pure and compiled once each.
+      work: `work(s) -> [(name, batch), ...]`, the steps of iteration s; pure in s, so that a run resumes anywhere.
+      num_steps: iterations N; 0 for a method that has nothing to train.
+      facts: what preparing found out, for the record (mask density, ...).
+    """
+
+    params: PyTree
+    stats: PyTree
+    tx: Any
+    steps: Mapping[str, Callable]
+    work: Callable[[int], list[tuple[str, Any]]]
+    num_steps: int
+    facts: Mapping[str, Any] = {}
+
+
+class Method(NamedTuple):
+    """An unlearning method, configured: `prepare(request, key) -> Plan`, and what it needs of a request."""
+
+    name: str
+    prepare: Callable[[Request, PRNGKeyArray], Plan]
+    settings: Mapping[str, Any]
+    needs: frozenset = frozenset({"forget", "remain"})
+
+
+class Outcome(NamedTuple):
+    """What a method made: the new network, its record and its cost in seconds (preparing, compiling, running)."""
+
+    params: PyTree
+    stats: PyTree
+    records: list[dict]
+    facts: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    prepare_seconds: float
+    compile_seconds: float
+    run_seconds: float
+
+
+def unlearn(
+    method: Method,
+    request: Request,
+    *,
+    key: PRNGKeyArray,
+    probe: Callable[[PyTree, PyTree], Mapping[str, Any]] | None = None,
+    probe_every: int = 50,
+    **fit_options: Any,
+) -> Outcome:
+    """Carry out a forget request with one method.
+
+    Args:
+      method: for example `clujax.unlearning.sfron(steps=300)`.
+      request: the network, the rows to forget and the rows to keep. It is left as it was.
+      key: all randomness of the run.
+      probe: `probe(params, stats) -> {name: number}`, measured before every `probe_every`-th iteration and recorded as
+        `probe/name`; its time is not counted as the method's.
+      **fit_options: passed to `clujax.training.fit` (progress, checkpoints, writer, ...).
+    Returns:
+      The new parameters with the run's record.
+    Raises:
+      RequestError: when the request cannot be carried out.
+      NonFiniteError: when the run diverges.
+    """
+    check_request(request)
+    prepare_key, run_key = jax.random.split(key)
+    begin = time.perf_counter()
+    plan = method.prepare(request, prepare_key)
+    jax.block_until_ready((plan.params, plan.facts))
+    prepare_seconds = time.perf_counter() - begin
+    outcome = execute(plan, key=run_key, probe=probe, probe_every=probe_every, **fit_options)
+    return outcome._replace(prepare_seconds=prepare_seconds, settings=method.settings)
+
+
+def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50, **fit_options: Any) -> Outcome:
+    """Run a prepared plan; arguments as for `unlearn`."""
+    state = init_state(plan.params, plan.stats, plan.tx, key)
+    probing = 0.0
+
+    def step(state, item):
+        nonlocal probing
+        s, work = item
+        metrics, finite = {}, True
+        if probe is not None and s % probe_every == 0:
+            begin = time.perf_counter()
+            metrics = {f"probe/{name}": np.asarray(value) for name, value in probe(state.params, state.stats).items()}
+            probing += time.perf_counter() - begin
+        for name, batch in work:
+            state, values = plan.steps[name](state, batch)
+            finite &= values.pop("finite")
+            metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
+        return state, metrics | {"loss": values["loss"], "finite": finite}
+
+    state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, **fit_options)
+    return Outcome(
+        params=state.params,
+        stats=state.stats,
+        records=history.records,
+        facts=plan.facts,
+        settings={},
+        warnings=run_warnings(history.records),
+        prepare_seconds=0.0,
+        compile_seconds=history.compile_seconds,
+        run_seconds=max(history.run_seconds - probing, 0.0),
+    )
+
+
+def run_warnings(records: list) -> tuple[str, ...]:
+    """What a user must hear about a finished run, in words."""
+    found = []
+    sizes = [r["forget/effective_sample_size"] for r in records if "forget/effective_sample_size" in r]
+    if sizes and np.median(sizes) < 2:
+        found.append(
+            f"The median effective sample size of the forget batches was {np.median(sizes):.2f}: one row with a loss"
+            " near 0 took all the weight, so little was forgotten. Use a loss floor (floor=1e-3)."
+        )
+    norms = [r["forget/grad_norm"] for r in records if "forget/grad_norm" in r]
+    if norms and np.median(norms) < 1e-8:
+        found.append(f"The forget gradient vanished (median norm {np.median(norms):.1e}): nothing was forgotten.")
+    return tuple(found)

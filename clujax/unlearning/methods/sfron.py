@@ -1,0 +1,121 @@
+"""SFR-on: salient, weighted ascent on the forget rows, repaired on the remain-preserving manifold."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import optax
+
+from clujax.transforms import FORGET, REMAIN
+from clujax.transforms import sfron as sfron_transform
+from clujax.unlearning.importance import balanced_mask
+from clujax.unlearning.losses import adaptive_ascent, descend, objective_loss
+from clujax.unlearning.method import Method, Plan
+from clujax.unlearning.schedules import cosine
+from clujax.unlearning.request import compiled_step, stream
+
+
+def sfron(
+    *,
+    steps: int = 355,
+    repair: int = 5,
+    ascent: float = 50.0,
+    objective: Callable | None = None,
+    schedule: Callable[[float], float] = cosine,
+    threshold: float | None = 1.0,
+    fisher: str = "batch",
+    fisher_batches: int | None = None,
+    max_norm: float | None = 7.0,
+    slow_step: float = 1.0,
+    slow_per: str = "iteration",
+    batch_size: int = 128,
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    forget_train: bool = True,
+    inner: Callable[[int], optax.GradientTransformation] | None = None,
+) -> Method:
+    """One masked, weighted ascent step on forget, then `repair` descent steps on remain, through one optimizer.
+
+    Iterations s = 0 … steps−1; when s mod `repair` is 0, a forget step comes first:
+    gradient of α_s · objective, times the mask, clipped to `max_norm`, into the shared optimizer.
+
+    Args:
+      steps: iterations N (descent steps on remain).
+      repair: repair period T ≥ 1.
+      ascent: weight α of the forget objective, times `schedule(s/N)`.
+      objective: forget objective `(logits, labels, key) -> (scalar to minimise, metrics)`; by default
+        `adaptive_ascent(exponent=0.5, floor=1e-3)`.
+      schedule: fall of the ascent weight; see `clujax.unlearning.schedules`.
+      threshold: γ of the balanced mask F_forget/F_remain ≥ γ; None moves every weight.
+      fisher: estimator of the mask's Fisher diagonals: "batch" (published), "example" or "true".
+      fisher_batches: at most this many batches for each diagonal; None takes every row.
+      max_norm: global norm to which the masked forget gradient is clipped; None does not clip.
+      slow_step: outer step τ in [0, 1]; 1 keeps no copy of the weights.
+      slow_per: take the outer step each "iteration" (official code) or each "cycle" (paper).
+      batch_size: rows in a batch of either kind.
+      learning_rate, momentum, weight_decay: of the shared SGD, whose rate falls as a cosine over the iterations.
+      forget_train: whether the forget pass runs in train mode (it then updates BatchNorm averages, as published).
+      inner: `inner(steps) -> transformation`, replaces the shared SGD without its learning rate.
+    Raises:
+      ValueError: naming the argument, what came and what is allowed.
+
+    Cost: one pass over all rows for the mask, then 1 + 1/repair gradients per iteration.
+    Source: Huang et al. 2024, "Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement".
+    """
+    settings = dict(locals())
+    check_settings(settings)
+    objective = objective or adaptive_ascent()
+
+    def prepare(request, key):
+        mask_key, forget_key, remain_key = jax.random.split(key, 3)
+        mask, facts = None, {}
+        if threshold is not None:
+            mask, facts = balanced_mask(
+                request, threshold, kind=fisher, max_batches=fisher_batches, batch_size=batch_size, key=mask_key
+            )
+        shared = inner(steps) if inner else optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum))
+        tx = sfron_transform(
+            shared,
+            mask=mask,
+            max_norm=max_norm,
+            learning_rate=optax.cosine_decay_schedule(learning_rate, steps),
+            slow_step=slow_step,
+            slow_per=slow_per,
+        )
+        forget_at = stream(request, request.forget, batch_size, forget_key)
+        remain_at = stream(request, request.remain, batch_size, remain_key)
+        compiled = {
+            "forget": partial(
+                compiled_step(request, objective_loss(request, objective, train=forget_train), tx), phase=FORGET
+            ),
+            "remain": partial(compiled_step(request, descend(request), tx), phase=REMAIN),
+        }
+
+        def work(s):
+            items = [("remain", remain_at(s))]
+            if s % repair == 0:
+                weight = ascent * schedule(s / steps)
+                items.insert(0, ("forget", forget_at(s // repair) | {"weight": weight}))
+            return items
+
+        return Plan(request.params, request.stats, tx, compiled, work, steps, facts)
+
+    return Method("sfron", prepare, settings)
+
+
+def check_settings(settings):
+    """Refuse settings that cannot be meant; NaN fails every comparison and so is refused too."""
+    for name in ("steps", "repair", "batch_size"):
+        if name in settings and not settings[name] >= 1:
+            raise ValueError(f"{name} is {settings[name]}; expected an integer of at least 1.")
+    for name in ("ascent", "learning_rate", "weight_decay", "threshold", "damping", "remain_weight"):
+        if settings.get(name) is not None and not settings[name] >= 0:
+            raise ValueError(f"{name} is {settings[name]}; expected a number of at least 0.")
+    if settings.get("max_norm") is not None and not settings["max_norm"] > 0:
+        raise ValueError(f"max_norm is {settings['max_norm']}; expected a positive norm, or None for no clipping.")
+    if not 0 <= settings.get("slow_step", 1.0) <= 1:
+        raise ValueError(f"slow_step is {settings['slow_step']}; expected a number in [0, 1].")
+    for name, allowed in (("fisher", ("batch", "example", "true")), ("slow_per", ("iteration", "cycle"))):
+        if name in settings and settings[name] not in allowed:
+            raise ValueError(f"{name} is {settings[name]!r}; expected one of {allowed}.")
