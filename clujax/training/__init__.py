@@ -2,9 +2,11 @@
 
 `init_state` makes the value that is trained, `make_train_step` compiles a loss and an optax transformation to a step,
 `fit` drives any step over `batch_at(i)`, with `Checkpoints` to resume from to the bit and a `Writer` for metrics.
-`make_mesh` and path rules (`fsdp`, `replicate`, `tensor`) lay all of it out over devices. `workdir` guards a run's directory.
+`make_mesh` and path rules (`fsdp`, `replicate`, `tensor`) lay all of it out over devices; `workdir` guards a run's
+directory and writes its results whole or not at all.
 """
 
+from clujax.training import workdir
 from clujax.training.checkpoint import Checkpoints, abstract
 from clujax.training.loop import History, NonFiniteError, fit
 from clujax.training.mesh import make_mesh
@@ -33,4 +35,5 @@ __all__ = [
     "shard_batch",
     "shardings",
     "tensor",
+    "workdir",
 ]

@@ -17,14 +17,15 @@ from jaxtyping import PyTree
 from clujax.errors import CheckpointError
 
 SUMS = "sums.json"  # inside a step's folder: CRC-32 of each of its files
+UNSUMMED = (SUMS, "_CHECKPOINT_METADATA")  # orbax adds the commit's time to the second after the rename
 DAMAGED = "damaged-"  # prefix of a step's folder set aside
 
 
 class Checkpoints:
     """The checkpoints of one run in one directory; a context manager.
 
-    A save copies the state to host memory, and a thread writes it while training goes on. It becomes visible by one rename
-    when it is complete, and is then summed file by file, so that truncation and flipped bits are found when it is read.
+    A save copies the state to host memory, and a thread writes it while training goes on. Its last file holds
+    the CRC-32 of all others, so that truncation and flipped bits are found before it is read; then one rename makes it visible.
     Sharded arrays are written and read shard by shard by the processes that hold them.
     """
 
@@ -38,6 +39,7 @@ class Checkpoints:
         """
         self.directory = pathlib.Path(directory).absolute()
         self._background = background
+        self._writing: int | None = None
         # Left by a process that was killed while writing; its run would warn about them when it resumes.
         self._unfinished = sorted(p for p in self.directory.glob("*.orbax-checkpoint-tmp*"))
         self._manager = ocp.CheckpointManager(
@@ -45,7 +47,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 cleanup_tmp_directories=True,
-                enable_async_checkpointing=background,
+                # Called when all else is written and before the rename, in the writing thread.
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
             ),
         )
 
@@ -89,14 +92,10 @@ class Checkpoints:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failed(error) from error
-        step, self._writing = self._writing, None
-        if jax.process_index() == 0:
-            _write_sums(self._folder(step))
-
-    _writing: int | None = None
+        self._writing = None
 
     def restore(self, like: PyTree) -> tuple[int, Any, dict] | None:
-        """Read the newest whole checkpoint onto the layout of `like`, which may be on other devices than it was saved from.
+        """Read the newest whole checkpoint onto the layout of `like`, on whatever devices it was saved from.
 
         Newer ones that are incomplete or damaged are passed over with a warning that names them and the one used;
         damaged ones are set aside under the name `damaged-<step>`.
@@ -114,9 +113,15 @@ class Checkpoints:
         passed = [f"{path.name} (never completed)" for path in self._unfinished]
         damaged = []
         for step in reversed(self.steps()):
-            fault = _fault(self._folder(step))
+            fault, found = _fault(self._folder(step)), None
             if fault is None:
-                found = self._read(step, like)
+                try:
+                    found = self._read(step, like)
+                except CheckpointError:
+                    raise
+                except Exception as error:  # orbax and tensorstore raise many kinds
+                    fault = f"{type(error).__name__}: {str(error):.200}"
+            if found is not None:
                 if passed or damaged:
                     names = ", ".join(passed + [f"{s} ({why})" for s, why in damaged])
                     warnings.warn(
@@ -153,6 +158,11 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _write_sums(self) -> None:
+        if jax.process_index() == 0:
+            (folder,) = self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+            (folder / SUMS).write_text(json.dumps(_sums(folder)))
 
     def _folder(self, step: int) -> pathlib.Path:
         return self.directory / str(step)
@@ -192,7 +202,8 @@ class Checkpoints:
         rest = f"checkpoint {older[-1]} is whole" if older else "there is no older checkpoint"
         advice = "free some space and start the run again" if full else "start the run again"
         return CheckpointError(
-            f"checkpoint {step} could not be written to {self.directory}: {reason}. Nothing of it is left and {rest}; {advice}"
+            f"checkpoint {step} could not be written to {self.directory}: {reason}. "
+            f"Nothing of it is left and {rest}; {advice}"
         )
 
 
@@ -244,7 +255,7 @@ def _sums(folder: pathlib.Path) -> dict[str, int]:
     return {
         path.relative_to(folder).as_posix(): _crc(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != SUMS
+        if path.is_file() and path.name not in UNSUMMED
     }
 
 
@@ -256,19 +267,8 @@ def _crc(path: pathlib.Path) -> int:
     return crc
 
 
-def _write_sums(folder: pathlib.Path) -> None:
-    part = folder / (SUMS + ".part")
-    try:
-        part.write_text(json.dumps(_sums(folder)))
-        os.replace(part, folder / SUMS)
-    except OSError:
-        part.unlink(missing_ok=True)
-
-
 def _fault(folder: pathlib.Path) -> str | None:
     """Say what is wrong with a committed checkpoint's files, None when they are as they were written."""
-    if not (folder / SUMS).exists():
-        return None
     try:
         sums = json.loads((folder / SUMS).read_text())
         for name, crc in sums.items():

@@ -54,9 +54,9 @@ def fit(
 ) -> tuple[Any, History]:
     """Run `state, metrics = step_fn(state, batch_at(i))` for `i` from `start` to `num_steps - 1`.
 
-    Steps are dispatched without waiting for their result; metrics come to the host only at logged steps (each multiple of
-    `log_every`, and the last) and before checkpoints. With `checkpoints` the run takes up the newest whole one, and then
-    ends with the same bits as a run that was never stopped, provided that `step_fn` and `batch_at` are pure.
+    Steps are dispatched without waiting for their result; metrics come to the host only at logged steps (each multiple
+    of `log_every`, and the last) and before checkpoints. With `checkpoints` the run takes up the newest whole one, and
+    then ends with the same bits as a run that was never stopped, provided that `step_fn` and `batch_at` are pure.
 
     Args:
         step_fn: any function (state, batch) -> (state, dict of scalar metrics): a compiled step or a host function that
@@ -78,8 +78,8 @@ def fit(
         The last state, and the records and timings. With a `writer` the records include those before a restart.
 
     Raises:
-        NonFiniteError: a metric `loss` is not finite or a metric `finite` is false. With `checkpoints`, the state before
-            that step is computed again from the newest checkpoint and saved first.
+        NonFiniteError: a metric `loss` is not finite or a metric `finite` is false. With `checkpoints`, the state
+            before that step is computed again from the newest checkpoint and saved first.
         CheckpointError: a checkpoint could not be written.
     """
     _check(num_steps=num_steps, start=start, block=block, log_every=log_every, checkpoint_every=checkpoint_every)

@@ -63,8 +63,8 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
     Args:
         tree: a `TrainState` or any tree of arrays or `jax.ShapeDtypeStruct`.
         mesh: from `make_mesh`.
-        rules: pairs (regular expression, strategy). Paths look like `block_0/conv/kernel`. Arrays that no rule names are
-            replicated. By default `fsdp()` when the mesh has that axis.
+        rules: pairs (regular expression, strategy). Paths look like `block_0/conv/kernel`. Arrays that no rule names
+            are replicated. By default `fsdp()` when the mesh has that axis.
 
     Returns:
         A tree of `NamedSharding` with the structure of `tree`.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 
 class TrainState(NamedTuple):
-    """Everything that the next step depends on; a checkpoint of it and the data's rule `batch_at` determine the rest of a run."""
+    """Everything that the next step depends on: this and the rule `batch_at` determine the rest of a run."""
 
     params: Any
     stats: Any
@@ -21,9 +21,9 @@ class TrainState(NamedTuple):
 def init_state(params: PyTree, stats: PyTree, tx: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
     """Make the state before step 0.
 
-    Every leaf is copied: a training step donates its state, and the caller's own `params`, `stats` and `key` stay usable
-    (unlearning compares with the network it started from). For a network that does not fit on one device, call it inside
-    `jax.jit(..., out_shardings=shardings(jax.eval_shape(...), mesh, rules))`.
+    Every leaf is copied: a training step donates its state, and the caller's own `params`, `stats` and `key` stay
+    usable (unlearning compares with the network it started from). For a network that does not fit on one device, call
+    it inside `jax.jit(..., out_shardings=shardings(jax.eval_shape(...), mesh, rules))`.
 
     Args:
         params: trainable arrays.
@@ -46,7 +46,7 @@ def init_state(params: PyTree, stats: PyTree, tx: optax.GradientTransformation, 
     if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
         raise TypeError(f"key must be a typed key from jax.random.key(seed), got {key!r:.80}")
     params, stats, key = _copy((params, stats, key))
-    # Copied again because an optimizer may keep the very arrays of params (slow weights), and no buffer can be donated twice.
+    # Copied again: an optimizer may keep the very arrays of params (slow weights), and no buffer can be donated twice.
     opt_state = _copy(tx.init(params))
     return TrainState(params, stats, opt_state, jnp.zeros((), jnp.int32), key)
 

@@ -24,21 +24,21 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, dict]]:
     """Compile `loss_fn` and `tx` to `step(state, batch, **extra) -> (state, metrics)`.
 
-    The step's randomness is `fold_in(state.key, state.step)`, so it depends on neither the mesh nor a restart. `extra` goes
-    to `tx.update`. Python ints, bools, strings and functions among it are compile-time constants (one compilation for each
-    value, as a `phase` wants); floats and arrays are traced (no recompilation when they change).
+    The step's randomness is `fold_in(state.key, state.step)`, so it depends on neither the mesh nor a restart. `extra`
+    goes to `tx.update`. Python ints, bools, strings and functions among it are compile-time constants (one compilation
+    for each value, as a `phase` wants); floats and arrays are traced (no recompilation when they change).
 
     Args:
         loss_fn: `loss_fn(params, stats, batch, key) -> (scalar loss, (new_stats, metrics))`, metrics a dict of scalars.
         tx: the optimizer; transformations with and without extra arguments both serve.
-        mesh: when given, the state is laid out by `rules`, the batch by rows, and XLA inserts the collectives. Means over
-            the batch, BatchNorm's among them, are then means over the global batch.
+        mesh: when given, the state is laid out by `rules`, the batch by rows, and XLA inserts the collectives. Means
+            over the batch, BatchNorm's among them, are then means over the global batch.
         rules: see `shardings`.
         donate: reuse the memory of the incoming state, which cannot be used after the call.
 
     Returns:
         The step. Its metrics are those of `loss_fn` plus `loss`, `grad_norm` (of the raw gradient), `update_norm`, and
-        `finite`: whether the three are. `step.jitted` is the compiled function inside (for its `_cache_size()` and `lower`).
+        `finite`: whether the three are. `step.jitted` is the compiled function inside (`_cache_size()`, `lower`).
 
     Cost: one gradient of `loss_fn` and one `tx.update`.
 
@@ -67,9 +67,9 @@ def make_block_step(
 ) -> Callable[..., tuple[TrainState, dict]]:
     """Compile several steps to one call: `block(state, batches, **extra)` scans over the leading axis of `batches`.
 
-    The trajectory is that of `make_train_step`; metrics come back with the leading axis. It saves dispatch on accelerators
-    and is slow on CPU, where convolutions inside a scan lose their fast path (`default_block`). Arguments, result and cost
-    per step as in `make_train_step`.
+    The trajectory is that of `make_train_step`; metrics come back with the leading axis. It saves dispatch on
+    accelerators and is slow on CPU, where convolutions inside a scan lose their fast path (`default_block`). Arguments,
+    result and cost per step as in `make_train_step`.
     """
     one = _one_step(loss_fn, tx)
 
