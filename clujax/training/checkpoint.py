@@ -24,8 +24,9 @@ DAMAGED = "damaged-"  # prefix of a step's folder set aside
 class Checkpoints:
     """The checkpoints of one run in one directory; a context manager.
 
-    A save copies the state to host memory, and a thread writes it while training goes on. Its last file holds
-    the CRC-32 of all others, so that truncation and flipped bits are found before it is read; then one rename makes it visible.
+    A save copies the state to host memory, and a thread writes it while training goes on. The last file written holds
+    the CRC-32 of the others, so that truncation and flipped bits are found before reading; then one rename makes the
+    checkpoint visible.
     Sharded arrays are written and read shard by shard by the processes that hold them.
     """
 
@@ -120,7 +121,7 @@ class Checkpoints:
                 except CheckpointError:
                     raise
                 except Exception as error:  # orbax and tensorstore raise many kinds
-                    fault = f"{type(error).__name__}: {str(error):.200}"
+                    fault = f"{type(error).__name__}: {error!s:.200}"
             if found is not None:
                 if passed or damaged:
                     names = ", ".join(passed + [f"{s} ({why})" for s, why in damaged])

@@ -43,11 +43,22 @@ class Writer:
         self._open(step)
 
     def write(self, record: dict) -> None:
-        """Append one record; metric names with a slash become TensorBoard groups."""
+        """Append one record; metric names with a slash become TensorBoard groups.
+
+        Raises:
+            OSError: the disk is full; the file ends with the last whole record.
+        """
         if self._lines is None:
             self._open(int(record["step"]))
-        self._lines.write(json.dumps(record) + "\n")
-        self._lines.flush()
+        size = self._lines.seek(0, os.SEEK_END)
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            written = self._lines.write(line)
+            if written < len(line):
+                self._lines.write(line[written:])  # raises what cut the first write short
+        except OSError as error:
+            self._lines.truncate(size)
+            raise type(error)(error.errno, f"{error.strerror}: {self.path} keeps its records so far") from error
         if self._events is not None:
             for name, value in record.items():
                 if name != "step" and isinstance(value, int | float):
@@ -67,7 +78,7 @@ class Writer:
         self.close()
 
     def _open(self, step: int) -> None:
-        self._lines = self.path.open("a")
+        self._lines = self.path.open("ab", buffering=0)
         if self._tensorboard:
             # purge_step hides what an earlier, killed process wrote for the steps that are repeated.
             self._events = SummaryWriter(str(self.path.parent), purge_step=step or None)
