@@ -34,7 +34,7 @@ class Checkpoints:
         """Open a directory, made when missing.
 
         Args:
-            directory: the run's own `checkpoints` folder.
+            directory: the run's own `checkpoints` folder, on a file system that all its processes share.
             keep: how many checkpoints stay. Two let a run survive damage to the newest.
             background: False waits for every write.
         """
@@ -65,7 +65,7 @@ class Checkpoints:
         """
         self.wait()  # before the new one, so that an error names the checkpoint it belongs to
         arrays = {name: _to_data(leaf) for name, leaf in _named(state)}
-        index = {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()}
+        index = {name: _kind(leaf) for name, leaf in arrays.items()}
         self._writing = step
         try:
             self._manager.save(
@@ -172,8 +172,7 @@ class Checkpoints:
         named = _named(abstract(like))
         wanted = {name: _data_like(leaf) for name, leaf in named}
         header = self._manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
-        have = {name: (tuple(shape), dtype) for name, (shape, dtype) in header["index"].items()}
-        want = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in wanted.items()}
+        have, want = header["index"], {name: _kind(leaf) for name, leaf in wanted.items()}
         for name in sorted(have.keys() | want.keys()):
             if have.get(name) != want.get(name):
                 raise CheckpointError(
@@ -226,6 +225,10 @@ def _named(tree: PyTree) -> list[tuple[str, Any]]:
         (jax.tree_util.keystr(path, simple=True, separator="."), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _is_key(leaf: Any) -> bool:

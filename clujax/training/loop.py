@@ -26,7 +26,7 @@ class History(NamedTuple):
     records: list[dict]  # one a logged step: {"step": i, metric: float, ...}
     start: int  # the step at which this call took up the run
     compile_seconds: float  # tracing and compiling, summed over restarts
-    run_seconds: float  # everything else in the loop, summed over restarts
+    run_seconds: float  # everything else up to the last step, summed over restarts
 
 
 class NonFiniteError(FloatingPointError):
@@ -59,7 +59,7 @@ def fit(
     then ends with the same bits as a run that was never stopped, provided that `step_fn` and `batch_at` are pure.
 
     Args:
-        step_fn: any function (state, batch) -> (state, dict of scalar metrics): a compiled step or a host function that
+        step_fn: any function (state, batch) -> (state, dict of metrics: numbers, or small arrays): a compiled step or a host function that
             dispatches several. It may donate its state.
         state: any tree of arrays; the state before step `start`.
         batch_at: the batch of a step as a function of the step alone.
@@ -96,7 +96,7 @@ def fit(
 
     records: list[dict] = []
     pending: list[tuple[int, int, Any]] = []
-    compiling = 0.0
+    compiling, total = 0.0, before
     began = time.perf_counter()
 
     def spent() -> dict:
@@ -140,14 +140,17 @@ def fit(
                     advance(step, records[-1] if records else {})
                 elif len(pending) >= IN_FLIGHT:
                     jax.block_until_ready(pending[-IN_FLIGHT][2])
-                due = checkpoint_every and step // checkpoint_every > last // checkpoint_every
-                if checkpoints is not None and (due or done):
+                due = (
+                    checkpoints is not None and checkpoint_every and step // checkpoint_every > last // checkpoint_every
+                )
+                if due or done:
                     collect()
-                    checkpoints.save(step, state, spent())
+                    jax.block_until_ready(state)
+                    total = spent()
+                    if checkpoints is not None:
+                        checkpoints.save(step, state, total)
     except NonFiniteError as error:
         raise _save_last_finite(error, step_fn, batch_at, block, checkpoints, like) from None
-    jax.block_until_ready(state)
-    total = spent()
     if checkpoints is not None:
         checkpoints.wait()
     return state, History(writer.records() if writer is not None else records, start, **total)
@@ -193,8 +196,8 @@ def _describe(values: dict) -> str:
     return ", ".join(bad) or "finite = False"
 
 
-def _plain(value: Any) -> float | int | bool:
-    return np.asarray(value).item()
+def _plain(value: Any) -> Any:
+    return np.asarray(value).tolist()
 
 
 def _stack(batches: list) -> PyTree:

@@ -23,7 +23,7 @@ def init_state(params: PyTree, stats: PyTree, tx: optax.GradientTransformation, 
 
     Every leaf is copied: a training step donates its state, and the caller's own `params`, `stats` and `key` stay
     usable (unlearning compares with the network it started from). For a network that does not fit on one device, call
-    it inside `jax.jit(..., out_shardings=shardings(jax.eval_shape(...), mesh, rules))`.
+    it (and the network's init) inside `jax.jit(born, out_shardings=shardings(jax.eval_shape(born, key), mesh, rules))`.
 
     Args:
         params: trainable arrays.

@@ -75,7 +75,7 @@ def run(variables, steps, **kwargs):
     for i in range(steps):
         state, metrics = step(state, batch_at(i))
         losses.append(metrics["loss"])
-    return state, jnp.stack([jax.device_get(loss) for loss in losses]), step
+    return state, jnp.stack([jax.device_get(loss) for loss in losses])
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +90,12 @@ def fully_sharded(variables):
 
 def test_eight_devices_have_the_trajectory_of_one(variables, single, fully_sharded):
     data_parallel = run(variables, 8, mesh=make_mesh())
-    for state, losses, step in (data_parallel, fully_sharded):
+    for state, losses in (data_parallel, fully_sharded):
         chex.assert_trees_all_close(losses, single[1], rtol=1e-5, atol=1e-5)
         for part in ("params", "stats", "opt_state"):
             chex.assert_trees_all_close(
                 jax.device_get(getattr(state, part)), jax.device_get(getattr(single[0], part)), rtol=1e-5, atol=1e-5
             )
-        assert step.jitted._cache_size() == 1
     assert len(data_parallel[0].params["head"]["kernel"].sharding.device_set) == 8
 
 
@@ -112,6 +111,19 @@ def test_parameters_and_optimizer_state_lie_in_shards(fully_sharded):
     for name, leaf in (("head", "kernel"), ("norm", "scale")):  # by the replicate rule; by min_size
         for tree in (state.params, state.opt_state[1][0].trace):
             assert tree[name][leaf].sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("mesh_axes", [None, MESH_AXES])
+def test_the_hot_step_compiles_once(variables, compilations, mesh_axes):
+    mesh = None if mesh_axes is None else make_mesh(mesh_axes)
+    step, state = make_train_step(loss_fn, TX, mesh=mesh, rules=None if mesh is None else RULES), fresh(variables)
+    batches = [batch_at(i) for i in range(5)]
+    state, _ = step(state, batches[0])
+    before = compilations()
+    assert before >= 1
+    for batch in batches[1:]:
+        state, _ = step(state, batch)
+    assert compilations() == before
 
 
 def test_batchnorm_sees_the_global_batch(variables, fully_sharded):
@@ -150,6 +162,20 @@ def test_sharded_checkpoint_restores_on_one_device_and_back(tmp_path, variables,
     alone, _ = make_train_step(loss_fn, TX)(alone, batch)
     spread, _ = make_train_step(loss_fn, TX, mesh=make_mesh(MESH_AXES), rules=RULES)(spread, batch)
     chex.assert_trees_all_close(jax.device_get(alone.params), jax.device_get(spread.params), rtol=1e-5, atol=1e-5)
+
+
+def test_a_state_is_born_in_shards(variables):
+    """No device ever holds the whole of it."""
+    mesh = make_mesh(MESH_AXES)
+
+    def born(key):
+        return init_state(NET.init(key, jnp.zeros((1, 24)), False)["params"], {}, TX, key)
+
+    places = shardings(jax.eval_shape(born, jax.random.key(0)), mesh, RULES)
+    state = jax.jit(born, out_shardings=places)(jax.random.key(0))
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
+    assert {s.data.shape for s in state.opt_state[1][0].trace["first"]["kernel"].addressable_shards} == {(24, 8)}
+    chex.assert_trees_all_close(jax.device_get(state.params), jax.device_get(variables["params"]), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
