@@ -59,8 +59,8 @@ def fit(
     then ends with the same bits as a run that was never stopped, provided that `step_fn` and `batch_at` are pure.
 
     Args:
-        step_fn: any function (state, batch) -> (state, dict of metrics: numbers, or small arrays): a compiled step or a host function that
-            dispatches several. It may donate its state.
+        step_fn: any function (state, batch) -> (state, dict of metrics, which are numbers or small arrays): a compiled
+            step, or a host function that dispatches several. It may donate its state.
         state: any tree of arrays; the state before step `start`.
         batch_at: the batch of a step as a function of the step alone.
         num_steps: the index at which the run is complete.
@@ -78,8 +78,9 @@ def fit(
         The last state, and the records and timings. With a `writer` the records include those before a restart.
 
     Raises:
-        NonFiniteError: a metric `loss` is not finite or a metric `finite` is false. With `checkpoints`, the state
-            before that step is computed again from the newest checkpoint and saved first.
+        NonFiniteError: a metric `loss` is not finite or a metric `finite` is false (looked at with the other metrics),
+            or the parameters are not finite when they would be saved. With `checkpoints`, the last finite state is
+            computed again from the newest one and saved first.
         CheckpointError: a checkpoint could not be written.
     """
     _check(num_steps=num_steps, start=start, block=block, log_every=log_every, checkpoint_every=checkpoint_every)
@@ -127,7 +128,7 @@ def fit(
             step = start
             while step < num_steps:
                 size = min(block, num_steps - step)
-                batch = batch_at(step) if block == 1 else _stack([batch_at(i) for i in range(step, step + size)])
+                batch = _feed(batch_at, step, size, block > 1)
                 events, called = compiled(), time.perf_counter()
                 state, metrics = step_fn(state, batch)
                 if compiled() > events:
@@ -140,12 +141,13 @@ def fit(
                     advance(step, records[-1] if records else {})
                 elif len(pending) >= IN_FLIGHT:
                     jax.block_until_ready(pending[-IN_FLIGHT][2])
-                due = (
-                    checkpoints is not None and checkpoint_every and step // checkpoint_every > last // checkpoint_every
-                )
-                if due or done:
+                due = checkpoint_every and step // checkpoint_every > last // checkpoint_every
+                if done or (due and checkpoints is not None):
                     collect()
-                    jax.block_until_ready(state)
+                    if not _finite_params(state):
+                        raise NonFiniteError(
+                            f"{description}: parameters after step {step - 1} are not finite", step - 1
+                        )
                     total = spent()
                     if checkpoints is not None:
                         checkpoints.save(step, state, total)
@@ -168,19 +170,37 @@ def _save_last_finite(
     if checkpoints is None:
         return NonFiniteError(f"{error}; no state was saved, since fit had no checkpoints", error.step)
     step, state, extra = checkpoints.restore(like)
-    saved = step
-    while step + block <= error.step:
-        batch = batch_at(step) if block == 1 else _stack([batch_at(i) for i in range(step, step + block)])
-        state, _ = step_fn(state, batch)
+    saved, message, bad = step, str(error), error.step
+    while True:
+        last_finite = jax.tree.map(jnp.copy, state)
+        if step + block > bad:
+            break
+        state, _ = step_fn(state, _feed(batch_at, step, block, block > 1))
+        if not _finite_params(state):  # an update that overflowed; the metrics show it one step later
+            bad = step + block - 1
+            message = f"parameters after step {bad} are not finite (then: {error})"
+            break
         step += block
     if step > saved:
-        checkpoints.save(step, state, extra)
+        checkpoints.save(step, last_finite, extra)
     checkpoints.wait()
     return NonFiniteError(
-        f"{error}; the last finite state, before step {step}, is saved in {checkpoints.directory}. "
+        f"{message}; the last finite state, before step {step}, is saved in {checkpoints.directory}. "
         "Try a lower learning rate or clip the gradient",
-        error.step,
+        bad,
     )
+
+
+def _finite_params(state: PyTree) -> bool:
+    leaves = jax.tree.leaves(getattr(state, "params", state))
+    floats = [leaf for leaf in leaves if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)]
+    return all(jax.device_get([jnp.isfinite(leaf).all() for leaf in floats]))
+
+
+def _feed(batch_at: Callable[[int], Any], step: int, size: int, stacked: bool) -> PyTree:
+    if not stacked:
+        return batch_at(step)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[batch_at(i) for i in range(step, step + size)])
 
 
 def _finite(values: dict) -> bool:
@@ -198,10 +218,6 @@ def _describe(values: dict) -> str:
 
 def _plain(value: Any) -> Any:
     return np.asarray(value).tolist()
-
-
-def _stack(batches: list) -> PyTree:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
 
 
 def _check(**values: int | None) -> None:

@@ -37,8 +37,8 @@ def make_train_step(
         donate: reuse the memory of the incoming state, which cannot be used after the call.
 
     Returns:
-        The step. Its metrics are those of `loss_fn` plus `loss`, `grad_norm` (of the raw gradient), `update_norm`, and
-        `finite`: whether the three are. `step.jitted` is the compiled function inside (`_cache_size()`, `lower`).
+        The step. Its metrics are those of `loss_fn` plus `loss`, `grad_norm` (of the raw gradient), and `finite`:
+        whether both are. `step.jitted` is the compiled function inside (`_cache_size()`, `lower`).
 
     Cost: one gradient of `loss_fn` and one `tx.update`.
 
@@ -93,10 +93,11 @@ def _one_step(loss_fn: Callable[..., Any], tx: optax.GradientTransformation) -> 
             state.params, state.stats, batch, key
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
-        norms = {"loss": loss, "grad_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-        finite = jnp.isfinite(jnp.stack([jnp.asarray(v, jnp.float32) for v in norms.values()])).all()
+        # No norm of the update: XLA could not fuse the update into the parameters then (12 % of an MLP step on CPU).
+        norm = optax.tree.norm(grads)
+        told = {"loss": loss, "grad_norm": norm, "finite": jnp.isfinite(loss) & jnp.isfinite(norm)}
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, stats, opt_state, state.step + 1, state.key), metrics | norms | {"finite": finite}
+        return TrainState(params, stats, opt_state, state.step + 1, state.key), metrics | told
 
     return one
 

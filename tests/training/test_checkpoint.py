@@ -12,7 +12,7 @@ from clujax.errors import CheckpointError
 from clujax.training import Checkpoints, abstract, init_state
 
 
-def make_state(seed, width=6):
+def make_state(seed, width=600):  # so many numbers that the largest file holds them and no metadata
     params = {"w": jax.random.normal(jax.random.key(seed), (4, width)), "half": jnp.ones(3, jnp.bfloat16) * seed}
     state = init_state(params, {"norm": {"mean": jnp.arange(3.0)}}, optax.adam(0.1), jax.random.key(seed, impl="rbg"))
     return state._replace(step=jnp.int32(seed))
@@ -107,7 +107,7 @@ def test_nothing_whole_is_an_error_and_not_a_silent_new_start(three):
 def test_another_runs_checkpoint_is_refused_by_the_first_leaf_that_differs(three):
     with Checkpoints(three, keep=3) as checkpoints:
         with pytest.raises(
-            CheckpointError, match=r"'opt_state\.0\.mu\.w' is float32\[4, 6\] there and float32\[4, 7\]"
+            CheckpointError, match=r"'opt_state\.0\.mu\.w' is float32\[4, 600\] there and float32\[4, 7\]"
         ):
             checkpoints.restore(make_state(0, width=7))
         with pytest.raises(CheckpointError, match=r"'key' is uint32\[4\] there and absent"):

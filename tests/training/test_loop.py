@@ -142,14 +142,12 @@ def test_non_finite_step_is_named_and_the_state_before_it_saved(step, tmp_path, 
     good, _ = fit(step, fresh(), batch_at, bad)
     for _attempt in range(2):  # taken up again, it stops at the same step
         with Checkpoints(tmp_path / "c") as checkpoints, Writer(tmp_path, tensorboard=False) as writer:
-            with pytest.raises(
-                NonFiniteError, match=rf"step {bad} gave .*loss = nan.*before step {bad}, is saved"
-            ) as e:
-                fit(
-                    *(step, fresh(), poisoned(bad), 40),
-                    **dict(checkpoints=checkpoints, checkpoint_every=5, writer=writer, log_every=7),
-                )
-            assert e.value.step == bad
+            says = rf"step {bad} gave .*loss = nan.*before step {bad}, is saved"
+            # No logged step lies between the bad one and the next checkpoint, which must not hold what followed it.
+            options = dict(checkpoints=checkpoints, checkpoint_every=7, writer=writer, log_every=20)
+            with pytest.raises(NonFiniteError, match=says) as caught:
+                fit(step, fresh(), poisoned(bad), 40, **options)
+            assert caught.value.step == bad
             saved, state, _ = checkpoints.restore(fresh())
             assert saved == bad
             assert_same(state, good)
@@ -161,6 +159,23 @@ def test_non_finite_in_a_block(tmp_path):
         with pytest.raises(NonFiniteError, match=r"step 13 gave .*before step 12, is saved"):
             fit(make_block_step(loss_fn, TX), fresh(), poisoned(13), 24, block=6, checkpoints=checkpoints)
         assert checkpoints.steps()[-1] == 12
+
+
+def test_an_update_that_overflows_is_found_and_not_saved(tmp_path):
+    """Loss and gradient of step 5 are finite, the parameters after it are not."""
+
+    def step_fn(state, batch):
+        return {"w": state["w"] * jnp.where(batch == 5, 1e30, 1.0)}, {"loss": jnp.sum(state["w"]) * 0}
+
+    start = {"w": jnp.full(3, 1e20)}
+    for every, total in ((6, 20), (4, 20), (None, 6)):  # seen when it would be saved, later by the loss, at the end
+        with Checkpoints(tmp_path / f"{every}") as checkpoints:
+            with pytest.raises(NonFiniteError, match=r"after step 5 are not finite.*before step 5, is saved") as caught:
+                fit(step_fn, start, lambda i: i, total, checkpoints=checkpoints, checkpoint_every=every, log_every=7)
+            assert caught.value.step == 5
+            step, state, _ = checkpoints.restore(start)
+            assert step == 5
+            chex.assert_trees_all_equal(state, start)
 
 
 def test_non_finite_without_checkpoints(step):

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -35,8 +36,8 @@ def test_step_is_the_written_out_optax_update():
         bias, params = params["b"], optax.apply_updates(params, updates)
         state, metrics = step(state, batch_at(i))
         chex.assert_trees_all_close(
-            (metrics["loss"], metrics["grad_norm"], metrics["update_norm"], metrics["bias"]),
-            (loss, optax.global_norm(grads), optax.global_norm(updates), bias),
+            (metrics["loss"], metrics["grad_norm"], metrics["bias"]),
+            (loss, optax.global_norm(grads), bias),
             rtol=1e-5,
         )
         assert metrics["finite"]
@@ -69,10 +70,13 @@ def test_extra_arguments_reach_the_optimizer_and_compile_once_for_each_phase(com
     batches = [batch_at(i) for i in range(12)]
     before = compilations()
     for i, batch in enumerate(batches):
+        old = jax.device_get(state.params)
         state, metrics = step(state, batch, phase=i % 2, value=0.01 * i)
         assert compilations() == before + min(i + 1, 2)
         expected = float(metrics["grad_norm"]) * (0.01 * i if i % 2 else 1)
-        assert float(metrics["update_norm"]) == pytest.approx(expected, rel=1e-5)
+        new = jax.device_get(state.params)
+        moved = np.sqrt(sum(np.sum((new[name] - old[name]) ** 2) for name in old))
+        assert moved == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_block_has_the_trajectory_of_single_steps():
