@@ -1,0 +1,163 @@
+"""Where each array of a state lies: rules from its path to a layout on the mesh."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from clujax.errors import ConfigError
+from clujax.training.state import TrainState
+
+Strategy = Callable[[str, tuple[int, ...], Mesh], PartitionSpec]
+Rules = Sequence[tuple[str, Strategy]]
+
+
+def replicate() -> Strategy:
+    """Keep a whole copy on every device."""
+    return lambda path, shape, mesh: PartitionSpec()
+
+
+def fsdp(axis: str = "fsdp", min_size: int = 2**16) -> Strategy:
+    """Split the largest dimension that divides by the size of `axis`; arrays under `min_size` elements stay whole.
+
+    Small arrays cost more in gathers than they save in memory; an array with no dimension that divides stays whole.
+    """
+
+    def strategy(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+        parts = _axis_size(mesh, axis, path)
+        fitting = [dim for dim, extent in enumerate(shape) if extent and extent % parts == 0]
+        if parts == 1 or math.prod(shape) < min_size or not fitting:
+            return PartitionSpec()
+        chosen = max(fitting, key=lambda dim: shape[dim])
+        return PartitionSpec(*[axis if dim == chosen else None for dim in range(chosen + 1)])
+
+    return strategy
+
+
+def tensor(axis: str, dim: int) -> Strategy:
+    """Split dimension `dim` over `axis` (tensor parallelism); an array that cannot be split so is an error."""
+
+    def strategy(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+        parts = _axis_size(mesh, axis, path)
+        if not -len(shape) <= dim < len(shape) or shape[dim] % parts:
+            raise ConfigError(
+                f"tensor({axis!r}, {dim}) cannot split {path!r} of shape {shape} into {parts} parts; "
+                "narrow the rule's pattern or change the mesh"
+            )
+        chosen = dim % len(shape)
+        return PartitionSpec(*[axis if d == chosen else None for d in range(chosen + 1)])
+
+    return strategy
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
+    """Give every array of a tree its layout; the first rule whose pattern is found in the path decides.
+
+    In a `TrainState` the optimizer state follows its parameters: a leaf whose path ends with a parameter's path and has
+    its shape (a momentum, a mask, slow weights) lies as the parameter does, every other leaf is replicated.
+
+    Args:
+        tree: a `TrainState` or any tree of arrays or `jax.ShapeDtypeStruct`.
+        mesh: from `make_mesh`.
+        rules: pairs (regular expression, strategy). Paths look like `block_0/conv/kernel`. Arrays that no rule names
+            are replicated. By default `fsdp()` when the mesh has that axis.
+
+    Returns:
+        A tree of `NamedSharding` with the structure of `tree`.
+
+    Raises:
+        ConfigError: a strategy does not fit an array or the mesh.
+    """
+    if rules is None:
+        rules = ((".*", fsdp()),) if "fsdp" in mesh.axis_names else ()
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def by_rule(path: tuple, leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        for pattern, strategy in rules:
+            if re.search(pattern, name):
+                return NamedSharding(mesh, strategy(name, _shape(leaf), mesh))
+        return whole
+
+    if not isinstance(tree, TrainState):
+        return jax.tree_util.tree_map_with_path(by_rule, tree)
+
+    params = jax.tree_util.tree_map_with_path(by_rule, tree.params)
+    layout = {
+        path: (_shape(leaf), place)
+        for (path, leaf), place in zip(
+            jax.tree_util.tree_leaves_with_path(tree.params), jax.tree.leaves(params), strict=True
+        )
+    }
+
+    def like_param(path: tuple, leaf: Any) -> NamedSharding:
+        for start in range(len(path) + 1):
+            shape, place = layout.get(path[start:], (None, whole))
+            if shape == _shape(leaf):
+                return place
+        return whole
+
+    return TrainState(
+        params=params,
+        stats=jax.tree_util.tree_map_with_path(by_rule, tree.stats),
+        opt_state=jax.tree_util.tree_map_with_path(like_param, tree.opt_state),
+        step=whole,
+        key=whole,
+    )
+
+
+def shard(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
+    """Put a tree on the mesh as `shardings` says."""
+    return jax.device_put(tree, shardings(tree, mesh, rules))
+
+
+def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
+    """Split the rows of a batch over the axes `data` and `fsdp`, those that the mesh has.
+
+    FSDP is data parallel too: devices that share a parameter's shards each take their own rows. `leading` counts the
+    dimensions before the rows that stay whole (1 for a stack of batches).
+    """
+    axes = tuple(axis for axis in ("data", "fsdp") if axis in mesh.axis_names)
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading, axes) if axes else PartitionSpec())
+
+
+def shard_batch(batch: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
+    """Put a batch on the mesh, rows split; scalars are replicated.
+
+    Raises:
+        ConfigError: the rows do not divide over the devices that share them.
+    """
+    rows = batch_sharding(mesh, leading=leading)
+    parts = math.prod(mesh.shape[axis] for axis in rows.spec[leading]) if rows.spec else 1
+
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        shape = _shape(leaf)
+        if len(shape) <= leading:
+            return NamedSharding(mesh, PartitionSpec())
+        if shape[leading] % parts:
+            raise ConfigError(
+                f"batch {path_name(path)!r} has {shape[leading]} rows, which {parts} devices cannot share evenly; "
+                f"use a batch size that is a multiple of {parts}"
+            )
+        return rows
+
+    return jax.device_put(batch, jax.tree_util.tree_map_with_path(place, batch))
+
+
+def path_name(path: tuple) -> str:
+    """Write a tree path as `block_0/conv/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(getattr(leaf, "shape", ()))
+
+
+def _axis_size(mesh: Mesh, axis: str, path: str) -> int:
+    if axis not in mesh.axis_names:
+        raise ConfigError(f"the rule for {path!r} names the mesh axis {axis!r}; the mesh has {tuple(mesh.axis_names)}")
+    return mesh.shape[axis]
