@@ -1,1 +1,82 @@
-"""reports"""
+"""Tables and pictures from the files that a run leaves; nothing here computes a result.
+
+`read(dir)` loads them, `build(run)` draws `figures/*.png` and `report.html`, `tables(runs)` are for a terminal and
+`markdown(runs)` for a document. A system's `experiment.py` writes two kinds of file, and this is their contract.
+
+**result.json**, one per run (JSON; a key marked ? may be absent or null)::
+
+    {"title": "Forget on request: MNIST", "command": "clujax run ...", "config_digest": "0f3a...",
+     "created": "2026-11-24T11:00:00+00:00", "versions": {"jax": "0.10.2"}, "device": "cpu x 2",
+     "source": {"kind": ..., "path": ..., "version": ..., "sha256": ..., "n": ...}, "seeds": [0, 1, 2],
+     "wall_seconds": 120.0, "summary"?: "a sentence to begin with",
+     "requests": [
+       {"name": "random 10 %", "scenario": "random", "split_hash": "a1b2...",
+        "num_forget": 400, "num_remain": 3600, "num_test": 1000,
+        "reference": "retrain",             key of the method that gaps are measured to
+        "focus"?: "sfron",                  key of the method the report talks about (default: sfron, else the first other)
+        "metrics": [{"key": "FA", "label": "Forget accuracy", "unit": "%",
+                     "direction": "closer to retrain" | "lower" | "higher",
+                     "ideal": "retrain" | number, "explain": "Share of forgotten rows still classified correctly."}],
+        "methods": [{"key": "sfron", "label": "SFR-on", "values": {"FA": 89.1, ...}, "std"?: {"FA": 0.4, ...},
+                     "gap"?: {"FA": 1.9, ...},           distance to the reference, >= 0
+                     "compile_seconds"?: 2.1, "run_seconds"?: 7.9, "settings"?: {...}, "warnings"?: ["..."],
+                     "density"?: 0.42}],                 share of weights the mask lets move
+        "noise_floor"?: {"FA": 0.6, ...}}]}              distance between two retrained models, same unit as the metric
+
+**evidence_<i>.npz**, one per request, counted from 0. Each group may be left out; its figure is then left out too.
+M models, C classes, accuracies in %. A `*_models` array holds method keys of result.json::
+
+    classes                     [C] str     names
+    seed                        []  int     the seed that this evidence comes from
+    class_accuracy_models       [M] str     e.g. ["original", "sfron", "retrain"]
+    class_accuracy              [M, C]      on test rows
+    class_accuracy_forget       [M, C]      on forgotten rows; nan for a class without any
+    membership_models           [M] str
+    membership_score            []  str     what is scored, e.g. "entropy"
+    membership_unit             []  str     e.g. "nats"
+    membership_forget           [M, n_f]    score of each row; likewise
+    membership_remain           [M, n_r]
+    membership_test             [M, n_t]
+    membership_called_member    [M]         optional: % of forgotten rows that the attack calls members
+    images                      [k, H, W, 1 or 3]   uint8, or float in [0, 1]
+    labels                      [k] int
+    image_index                 [k] int     optional row ids
+    belief_models               [M] str
+    belief                      [M, k, C]   probabilities
+    trajectory_step             [S] int
+    trajectory_forget_loss      [S]         likewise remain_loss
+    trajectory_norm_<part>      [S]         parts: saliency, forget, remain (any name does)
+    trajectory_cosine_<a>_<b>   [S]
+    trajectory_effective_sample_size  [S]
+    mask_leaf                   [L] str     parameter paths
+    mask_density                [L]         share of the leaf that the mask lets move, in [0, 1]
+"""
+
+from clujax.reports.build import build
+from clujax.reports.figures import (
+    belief_grid,
+    class_accuracy,
+    gap_chart,
+    mask_density,
+    membership_evidence,
+    trajectory,
+)
+from clujax.reports.html import page
+from clujax.reports.results import Run, check, read
+from clujax.reports.tables import markdown, tables
+
+__all__ = [
+    "Run",
+    "belief_grid",
+    "build",
+    "check",
+    "class_accuracy",
+    "gap_chart",
+    "markdown",
+    "mask_density",
+    "membership_evidence",
+    "page",
+    "read",
+    "tables",
+    "trajectory",
+]

@@ -1,0 +1,184 @@
+"""The command `clujax`: run a config, rebuild a report, list what is here, say what this machine can do.
+
+Nothing heavy is imported before a config is known to be good, so a typing slip is answered at once.
+"""
+
+import argparse
+import ast
+import errno
+import importlib
+import importlib.metadata
+import pathlib
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+
+from clujax import configuration, errors
+
+_PACKAGE = pathlib.Path(__file__).parent
+_FRIENDLY = (errors.DataNotFoundError, errors.ConfigError, errors.RequestError, errors.CheckpointError)
+_VERSIONS = ("clujax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "matplotlib")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command.
+
+    Returns:
+        0 when it is done, 2 when the input was at fault (one message on stderr), 130 when interrupted.
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = [word for word in rest if word.startswith("--")]
+    stray = [word for word in rest if not word.startswith("--")]
+    if rest and (stray or arguments.command != "run"):
+        hint = " Write an override as --key=value." if arguments.command == "run" else ""
+        parser.error(f"unrecognised: {' '.join(stray or rest)}.{hint}")
+    try:
+        if arguments.command == "run":
+            return run(arguments.config, arguments.workdir, overrides)
+        if arguments.command == "report":
+            return report(arguments.workdirs, markdown=arguments.markdown)
+        if arguments.command == "list":
+            return list_configs(arguments.under)
+        return doctor()
+    except _FRIENDLY as error:
+        print(f"clujax {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = error.filename or "the working directory"
+        print(
+            f"clujax {arguments.command}: the disk of {place} is full. Free some space and give the same command "
+            "again: it goes on from the last whole checkpoint.",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        again = " Give the same command again to go on from there." if arguments.command == "run" else ""
+        print(f"\nclujax {arguments.command}: stopped.{again}", file=sys.stderr)
+        return 130
+
+
+def run(config_path: str, workdir: str, overrides: Sequence[str] = ()) -> int:
+    """Carry out the experiment of a config in `workdir`, then draw its report."""
+    config = configuration.load(config_path, overrides)
+    system = config.get("system", None)
+    systems = _systems()
+    if system not in systems:
+        known = ", ".join(systems) or "none"
+        raise errors.ConfigError(f"config.system is {system!r} in {config_path}; expected one of: {known}.")
+    place = pathlib.Path(workdir)
+    if place.exists() and not place.is_dir():
+        raise errors.ConfigError(f"--workdir {workdir} is a file; name a directory (it is made when missing).")
+    experiment = importlib.import_module(f"clujax.{system}.experiment")
+    experiment.run(config, place)
+    if (place / "result.json").is_file():
+        return report([workdir])
+    return 0
+
+
+def report(workdirs: Sequence[str], *, markdown: bool = False) -> int:
+    """Rebuild figures and `report.html` of each run from its result files, and print their tables (merged)."""
+    from rich.console import Console
+
+    from clujax import reports
+
+    runs = [reports.read(workdir) for workdir in workdirs]
+    pages = [reports.build(each) for each in runs]
+    if markdown:
+        print(reports.markdown(runs))
+        return 0
+    console = Console()
+    for table in reports.tables(runs, width=console.width):
+        console.print(table)
+    for page in pages:
+        console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def list_configs(under: str = "configs") -> int:
+    """Print every config below a folder with the first line of its docstring, its command and its time."""
+    from rich.console import Console
+    from rich.table import Table
+
+    root = pathlib.Path(under)
+    paths = [
+        path for path in sorted(root.rglob("*.py")) if "get_config" in path.read_text() and path.stem != "__init__"
+    ]
+    if not paths:
+        raise errors.ConfigError(
+            f"no config below {root}; stand in the repository's root or name a folder with --under."
+        )
+    console = Console()
+    table = Table("config", "what it does", "time", box=None, header_style="bold", pad_edge=False)
+    for path in paths:
+        lines = (ast.get_docstring(ast.parse(path.read_text())) or "no docstring").splitlines()
+        time = next((line.split(":", 1)[1].strip() for line in lines if line.strip().lower().startswith("time:")), "")
+        table.add_row(str(path), lines[0], time)
+    console.print(table)
+    example = paths[0]
+    console.print(
+        f"\nRun one:  clujax run {shlex.quote(str(example))} --workdir runs/{example.stem}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def doctor() -> int:
+    """Print versions, devices, and the data sets found here with the way to get the rest."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"[bold]Python[/] {platform.python_version()} on {platform.system()} {platform.machine()}")
+    versions = Table("package", "version", box=None, header_style="bold", pad_edge=False)
+    for name in _VERSIONS:
+        try:
+            versions.add_row(name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            versions.add_row(name, f"[red]missing[/]: pip install {name}")
+    console.print(versions)
+
+    import jax
+
+    console.print(f"\n[bold]Devices[/] (backend {jax.default_backend()}, {jax.process_count()} process)")
+    for device in jax.devices():
+        console.print(f"  {device.id}: {device.device_kind}", highlight=False)
+    return 0
+
+
+def _systems() -> list[str]:
+    # By the files, not by importing: a wrong name must be answered before jax is loaded.
+    return sorted(path.parent.name for path in _PACKAGE.glob("*/experiment.py"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clujax", description="Adapt trained networks through the geometry of their loss.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    running = commands.add_parser(
+        "run",
+        help="carry out a config; again on the same directory: resume",
+        usage="clujax run CONFIG --workdir DIR [--key=value ...]",
+        description="Any key of the config can be set: --seed=1, --data.path=X or --config.data.path=X.",
+        allow_abbrev=False,
+    )
+    running.add_argument("config", metavar="CONFIG", help="a config file, e.g. configs/unlearning/demo.py")
+    running.add_argument("--workdir", metavar="DIR", required=True, help="where checkpoints and results go")
+    reporting = commands.add_parser(
+        "report", help="rebuild figures and report.html from result files; several: one table", allow_abbrev=False
+    )
+    reporting.add_argument("workdirs", metavar="DIR", nargs="+", help="a directory that a run has finished in")
+    reporting.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    listing = commands.add_parser("list", help="the configs that are here", allow_abbrev=False)
+    listing.add_argument("--under", metavar="DIR", default="configs", help="folder to look in (default: configs)")
+    commands.add_parser("doctor", help="versions, devices, and data found or how to get it", allow_abbrev=False)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

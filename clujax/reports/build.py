@@ -1,0 +1,48 @@
+"""Draw everything that a run's files allow: `figures/*.png`, then `report.html` with the pictures inside."""
+
+import io
+import os
+import pathlib
+
+from clujax.reports import figures, html
+from clujax.reports.results import Run, read
+
+
+def build(run: Run | str | pathlib.Path) -> pathlib.Path:
+    """Write the figures and the report of a run; files of an earlier build are replaced whole.
+
+    Args:
+        run: a `Run`, or the directory of one.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        DataNotFoundError: the directory holds no finished run.
+    """
+    if not isinstance(run, Run):
+        run = read(run)
+    folder = run.path / "figures"
+    folder.mkdir(exist_ok=True)
+    pictures: list[dict[str, bytes]] = []
+    for i, request in enumerate(run.result["requests"]):
+        drawn = {}
+        for name, figure in figures.draw(run.result, request, run.evidence[i]).items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=figures.DPI, metadata={"Software": None})
+            drawn[name] = buffer.getvalue()
+            _replace(folder / f"{i}_{name}.png", drawn[name])
+        pictures.append(drawn)
+    page = run.path / "report.html"
+    _replace(page, html.page(run, pictures).encode())
+    return page
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    # Written beside and renamed, so that a full disk or a kill leaves the old file or the new one.
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

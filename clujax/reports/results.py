@@ -1,0 +1,117 @@
+"""The files of a finished run, read and checked against the contract of `clujax.reports`."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clujax.errors import DataNotFoundError
+
+_REQUEST_KEYS = ("name", "metrics", "methods", "reference")
+_METRIC_KEYS = ("key", "label", "unit", "direction", "ideal", "explain")
+_DIRECTIONS = ("closer to retrain", "lower", "higher")
+
+
+class Run(NamedTuple):
+    """What a run left behind: its directory, `result.json`, and one dict of arrays per request."""
+
+    path: pathlib.Path
+    result: dict[str, Any]
+    evidence: Sequence[Mapping[str, np.ndarray]]
+
+
+def read(workdir: str | pathlib.Path) -> Run:
+    """The result files of `workdir`.
+
+    Raises:
+        DataNotFoundError: there is no `result.json`, or it (or an evidence file) does not hold what it must.
+    """
+    path = pathlib.Path(workdir)
+    file = path / "result.json"
+    if not file.is_file():
+        state = "has no result.json: the run has not finished" if path.is_dir() else "does not exist"
+        raise DataNotFoundError(f"{path} {state}. `clujax run CONFIG --workdir {path}` writes it (and resumes a run).")
+    try:
+        result = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise DataNotFoundError(f"{file} is not JSON ({error}). Remove it and run the config again.") from error
+    check(result, str(file))
+    return Run(path, result, [_arrays(path / f"evidence_{i}.npz") for i in range(len(result["requests"]))])
+
+
+def check(result: Mapping[str, Any], name: str = "result") -> None:
+    """Refuse a result that lacks a key the report stands on; the message says which, and where.
+
+    Raises:
+        DataNotFoundError: naming the first key that is missing or does not fit.
+    """
+
+    def need(holder: Any, keys: Sequence[str], where: str) -> None:
+        missing = [key for key in keys if not isinstance(holder, Mapping) or key not in holder]
+        if missing:
+            raise DataNotFoundError(
+                f"{where} lacks {', '.join(map(repr, missing))}; see the contract in clujax.reports."
+            )
+
+    need(result, ("title", "requests"), name)
+    for i, request in enumerate(result["requests"]):
+        where = f"{name}: requests[{i}]"
+        need(request, _REQUEST_KEYS, where)
+        for metric in request["metrics"]:
+            need(metric, _METRIC_KEYS, f"{where}: metric {metric.get('key', '?')!r}")
+            if metric["direction"] not in _DIRECTIONS:
+                raise DataNotFoundError(
+                    f"{where}: metric {metric['key']!r} has direction {metric['direction']!r}; expected one of "
+                    f"{', '.join(_DIRECTIONS)}."
+                )
+        for method in request["methods"]:
+            need(method, ("key", "label", "values"), f"{where}: method {method.get('key', '?')!r}")
+        keys = [method["key"] for method in request["methods"]]
+        if request["reference"] not in keys:
+            raise DataNotFoundError(f"{where}: reference {request['reference']!r} is not among its methods {keys}.")
+
+
+def method(request: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    """The entry of one method, or None."""
+    return next((each for each in request["methods"] if each["key"] == key), None)
+
+
+def focus(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The method that the report talks about: `focus`, else sfron, else the first that was neither given nor retrained."""
+    for key in (request.get("focus"), "sfron"):
+        if key and (found := method(request, key)):
+            return found
+    others = [each for each in request["methods"] if each["key"] != "original" and "retrain" not in each["key"]]
+    return others[0] if others else None
+
+
+def number(value: Any, unit: str = "") -> str:
+    """A value in few digits: one decimal for percentages, two significant figures below 1, a dash for nothing.
+
+    Example:
+        >>> number(89.14, "%"), number(0.1372), number(12.345), number(None), number(float("nan"))
+        ('89.1', '0.14', '12.3', '–', '–')
+    """
+    if value is None or not np.isfinite(value):
+        return "–"
+    if unit == "%" or abs(value) >= 10:
+        return f"{value:.1f}"
+    return (
+        f"{value:.2f}"
+        if abs(value) >= 0.095 or value == 0
+        else f"{value:.3f}"
+        if abs(value) >= 1e-3
+        else f"{value:.0e}"
+    )
+
+
+def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        return {}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataNotFoundError(f"{file} cannot be read ({error}). Remove it and run the config again.") from error
