@@ -10,18 +10,19 @@
      "source": {"kind": ..., "path": ..., "version": ..., "sha256": ..., "n": ...}, "seeds": [0, 1, 2],
      "wall_seconds": 120.0, "summary"?: "a sentence to begin with",
      "requests": [
-       {"name": "random 10 %", "scenario": "random", "split_hash": "a1b2...",
+       {"name": "random", "label"?: "10 % random rows", "scenario": "random", "split_hash": "a1b2...",
         "num_forget": 400, "num_remain": 3600, "num_test": 1000,
         "reference": "retrain",             key of the method that gaps are measured to
-        "focus"?: "sfron",                  key of the method the report talks about (default: sfron, else the first other)
+        "focus"?: "sfron",                  key of the method the report is about (sfron, else the first)
         "metrics": [{"key": "FA", "label": "Forget accuracy", "unit": "%",
                      "direction": "closer to retrain" | "lower" | "higher",
-                     "ideal": "retrain" | number, "explain": "Share of forgotten rows still classified correctly."}],
+                     "ideal": "retrain" | number,   a number: the value is itself the distance, no gap needed
+                     "explain": "Share of forgotten rows still classified correctly."}],
         "methods": [{"key": "sfron", "label": "SFR-on", "values": {"FA": 89.1, ...}, "std"?: {"FA": 0.4, ...},
-                     "gap"?: {"FA": 1.9, ...},           distance to the reference, >= 0
+                     "gap"?: {"FA": 1.9, ...},           method minus reference
                      "compile_seconds"?: 2.1, "run_seconds"?: 7.9, "settings"?: {...}, "warnings"?: ["..."],
                      "density"?: 0.42}],                 share of weights the mask lets move
-        "noise_floor"?: {"FA": 0.6, ...}}]}              distance between two retrained models, same unit as the metric
+        "noise_floor"?: {"FA": 0.6, ...}}]}              distance between two retrained models, in the metric's unit
 
 **evidence_<i>.npz**, one per request, counted from 0. Each group may be left out; its figure is then left out too.
 M models, C classes, accuracies in %. A `*_models` array holds method keys of result.json::

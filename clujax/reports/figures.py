@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from clujax.reports import results
 
-DPI = 150
-_WIDTH = 5.0  # inches; 750 pixels, so that 10 pt text is still 11 px high on a 390 px screen
+DPI = 160
+_WIDTH = 4.5  # inches: 10 pt text is still 10 px high where a 390 px screen shows a figure at full width
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision; the three models of a story come first.
 PALETTE = {
@@ -36,8 +36,9 @@ def colours(keys: Sequence[str]) -> dict[str, str]:
         >>> colours(["original", "mine"])
         {'original': '#E69F00', 'mine': '#8C6D31'}
     """
-    others = [key for key in keys if key not in PALETTE]
-    return {key: PALETTE.get(key) or _SPARE[others.index(key) % len(_SPARE)] for key in keys}
+    others = [key for key in dict.fromkeys(keys) if key not in PALETTE and "retrain" not in key]
+    spare = {key: _SPARE[i % len(_SPARE)] for i, key in enumerate(others)}
+    return {key: PALETTE.get(key) or spare.get(key) or PALETTE["retrain_again"] for key in keys}
 
 
 def draw(result: Mapping[str, Any], request: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[str, Figure]:
@@ -46,9 +47,9 @@ def draw(result: Mapping[str, Any], request: Mapping[str, Any], evidence: Mappin
     seeds = len(result.get("seeds") or [0])
     one = "1 seed" if seeds == 1 else f"1 of {seeds} seeds"
     if seeds > 1 and "seed" in evidence:
-        one = f"seed {evidence['seed']} of {seeds} seeds"
+        one = f"seed {evidence['seed']} of {seeds}"
     figures = {}
-    if any(method.get("gap") for method in request["methods"]):
+    if _compared(request):
         figures["gaps"] = gap_chart(request, seeds=seeds)
     if "class_accuracy" in evidence:
         figures["class_accuracy"] = class_accuracy(evidence, labels, seeds=one)
@@ -65,57 +66,63 @@ def draw(result: Mapping[str, Any], request: Mapping[str, Any], evidence: Mappin
 
 def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
     """Distance of each method to the retrained model, one panel per metric, beside the noise floor."""
-    methods = [method for method in request["methods"] if method["key"] != request["reference"] and method.get("gap")]
-    metrics = [m for m in request["metrics"] if any(each["gap"].get(m["key"]) is not None for each in methods)]
+    methods = [method for method in request["methods"] if method["key"] != request["reference"]]
+    metrics = _compared(request)
     shades, floor = colours([method["key"] for method in request["methods"]]), request.get("noise_floor") or {}
     rows = -(-len(metrics) // 2)
-    figure = Figure(figsize=(_WIDTH, 0.75 + rows * (0.62 + 0.2 * len(methods))), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 0.95 + rows * (0.62 + 0.2 * len(methods))), layout="constrained")
     grid = figure.subplots(rows, 2, sharey=True, squeeze=False)
     for axes, metric in zip(grid.flat, metrics):
-        key, unit = metric["key"], "points" if metric["unit"] == "%" else metric["unit"]
-        noise = floor.get(key)
-        gaps = np.array([_float(method["gap"].get(key)) for method in methods])
-        linear = max(_float(noise) if noise else 0, 0.05 * np.nanmax(gaps), 1e-6)
+        noise = floor.get(metric["key"])
+        signed = [results.distance(method, metric) for method in methods]
+        gaps = np.abs(signed)
+        most = max(np.nanmax(gaps), noise or 0.0, 1e-6)
+        linear = max(noise or 0.0, 0.04 * most)
+        # Linear up to about the noise floor, then logarithmic: one collapsed method must not hide the others.
         axes.set_xscale("asinh", linear_width=linear)
         if noise is not None:
             axes.axvspan(0, noise, color=_FAINT, lw=0, zorder=0)
             axes.axvline(noise, color="#888888", lw=0.8, zorder=1)
-        for y, (method, gap) in enumerate(zip(methods, gaps)):
+        for y, (method, gap, value) in enumerate(zip(methods, gaps, signed)):
             axes.plot([0, gap], [y, y], color=shades[method["key"]], lw=1.5, solid_capstyle="butt")
-            axes.plot(gap, y, "o", color=shades[method["key"]], ms=5)
+            axes.plot(gap, y, "o", color=shades[method["key"]], ms=5, clip_on=False)
+            text = results.number(value, metric["unit"], signed=metric["direction"] == "closer to retrain")
             axes.annotate(
-                results.number(gap, metric["unit"]),
-                (gap, y),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
+                text, (gap if np.isfinite(gap) else 0, y), (6, 0), textcoords="offset points", va="center", fontsize=8.5
             )
-        axes.set_xlim(0, max(np.nanmax(gaps), _float(noise) if noise else 0) * 2.2 + linear * 0.2)
-        axes.set_title(f"{key} ({unit})" if unit else key, fontsize=10)
+        right = linear * np.sinh(1.35 * np.arcsinh(most / linear))
+        axes.set_xlim(0, right)
+        ticks = [tick for tick in np.outer(10.0 ** np.arange(-6, 5), (1, 3)).ravel() if linear * 0.99 <= tick <= right]
+        axes.set_xticks([0, *(ticks if len(ticks) < 4 else [t for t in ticks if f"{t:e}"[0] == "1"])], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.set_title(f"{metric['key']} ({'points' if metric['unit'] == '%' else metric['unit']})", fontsize=10)
         axes.set_yticks(range(len(methods)), [method["label"] for method in methods])
-    for axes in grid.flat:
         _plain(axes)
         axes.grid(False)
     grid[0, 0].invert_yaxis()
     for axes in grid.flat[len(metrics) :]:
         axes.set_visible(False)
-    figure.supxlabel(f"distance to the retrained model ({_count(seeds)}); grey: two retrained models", fontsize=9)
+    if floor:
+        figure.supxlabel("shorter is better; grey: distance between two retrained models", fontsize=9)
+    _title(figure, f"Distance to retrained ({_count(seeds)})")
     return figure
 
 
-def class_accuracy(evidence: Mapping[str, Any], labels: Mapping[str, str], *, seeds: str = "1 seed") -> Figure:
-    """Accuracy by class for each model, on test rows and (where there are any) on forgotten rows."""
+def class_accuracy(
+    evidence: Mapping[str, Any], labels: Mapping[str, str], *, seeds: str = "1 seed", most: int = 30
+) -> Figure:
+    """Accuracy by class for each model, on test rows and on forgotten rows; of many classes, those that differ most."""
     keys = [str(key) for key in evidence["class_accuracy_models"]]
     names = _names(evidence, evidence["class_accuracy"].shape[1])
     panels = [("rows never seen (test)", np.asarray(evidence["class_accuracy"], float))]
     if "class_accuracy_forget" in evidence:
         panels.append(("rows to be forgotten", np.asarray(evidence["class_accuracy_forget"], float)))
-    kept = [np.flatnonzero(np.isfinite(values).any(axis=0)) for _, values in panels]
+    kept = [_widest(values, most) for _, values in panels]
     heights = [len(rows) + 1 for rows in kept]
     figure = Figure(figsize=(_WIDTH, 1.3 + 0.26 * sum(heights)), layout="constrained")
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    shades = colours(keys)
+    shades = colours([*labels, *keys])
     offsets = np.linspace(-0.22, 0.22, len(keys)) if len(keys) > 1 else [0.0]
     for axes, (title, values), rows in zip(grid, panels, kept):
         y = np.arange(len(rows))
@@ -124,12 +131,25 @@ def class_accuracy(evidence: Mapping[str, Any], labels: Mapping[str, str], *, se
         )
         for j, key in enumerate(keys):
             axes.plot(
-                values[j, rows], y + offsets[j], _MARKERS[j], color=shades[key], ms=6, ls="", label=_label(key, labels),
-                markeredgecolor="white", markeredgewidth=0.5, zorder=3, clip_on=False,
-            )  # fmt: skip
+                values[j, rows],
+                y + offsets[j],
+                _MARKERS[j],
+                color=shades[key],
+                ms=6,
+                ls="",
+                label=_label(key, labels),
+                markeredgecolor="white",
+                markeredgewidth=0.5,
+                zorder=3,
+                clip_on=False,
+            )
         axes.set_yticks(y, [names[row] for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_title(title, fontsize=10, loc="left")
+        left = int(np.isfinite(values).any(axis=0).sum()) - len(rows)
+        axes.set_title(
+            title + (f"; {left} classes that differ less not shown" if left else ""), fontsize=10, loc="left"
+        )
+        axes.set_ylabel("class", fontsize=9)
         _plain(axes)
     low = min(np.nanmin(values) for _, values in panels)
     grid[0].set_xlim(max(0.0, low - 0.06 * (100 - low)), 100)
@@ -187,7 +207,7 @@ def belief_grid(
     keys = [str(key) for key in evidence["belief_models"]]
     belief, truth = np.asarray(evidence["belief"], float)[:, :rows], np.asarray(evidence["labels"])[:rows]
     images, names = np.asarray(evidence["images"])[:rows], _names(evidence, belief.shape[2])
-    shades, count = colours(keys), len(images)
+    shades, count = colours([*labels, *keys]), len(images)
     figure = Figure(figsize=(_WIDTH, 1.1 + 0.86 * count), layout="constrained")
     grid = figure.subplots(count, 1 + len(keys), squeeze=False, width_ratios=[1] + [1.45] * len(keys))
     classes = np.arange(belief.shape[2])
@@ -206,9 +226,12 @@ def belief_grid(
             guess = belief[j, i].argmax()
             wrong = guess != truth[i]
             axes.set_title(
-                f"{_short(names[guess])}: {100 * belief[j, i, guess]:.0f} %", fontsize=9, pad=3,
-                color="#A3003F" if wrong else _INK, fontweight="bold" if wrong else "normal",
-            )  # fmt: skip
+                f"{_short(names[guess])}: {100 * belief[j, i, guess]:.0f} %",
+                fontsize=9,
+                pad=3,
+                color="#A3003F" if wrong else _INK,
+                fontweight="bold" if wrong else "normal",
+            )
             short = len(classes) <= 10 and all(len(name) <= 2 for name in names)
             axes.set_xticks(
                 classes if short else [], names if short and i == count - 1 else [""] * len(classes) * short
@@ -217,11 +240,18 @@ def belief_grid(
             axes.spines[["top", "right"]].set_visible(False)
     for j, key in enumerate(keys):
         grid[0, j + 1].annotate(
-            _label(key, labels), (0.5, 1), (0, 22), xycoords="axes fraction", textcoords="offset points", ha="center",
-            fontsize=10, fontweight="bold", color=shades[key],
-        )  # fmt: skip
-    figure.supxlabel("class; bars: probability, the true class in colour, above: the best guess", fontsize=9)
-    _title(figure, f"Forgotten images and what each model believes ({seeds})")
+            _label(key, labels),
+            (0.5, 1),
+            (0, 22),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            fontsize=10,
+            fontweight="bold",
+            color=shades[key],
+        )
+    figure.supxlabel("bars: probability of each class (true one coloured)", fontsize=9)
+    _title(figure, f"Belief about forgotten images ({seeds})")
     return figure
 
 
@@ -231,10 +261,11 @@ def trajectory(evidence: Mapping[str, Any], *, seeds: str = "1 seed") -> Figure:
     series = {
         key.removeprefix("trajectory_"): np.asarray(evidence[key], float) for key in evidence if "trajectory_" in key
     }
-    tags = {"forget": "forgetting part", "remain": "remaining part", "saliency": "saliency part"}
+    tags = {"forget": "forgetting", "remain": "remaining"}
+    tags |= {"forget_loss": "forgotten rows", "remain_loss": "remaining rows"}
     panels = [
-        ("mean loss (nats)", {k: f"{k.removesuffix('_loss')} rows" for k in series if k.endswith("_loss")}, "log"),
-        ("gradient norm", {k: tags.get(k[5:], k[5:]) for k in series if k.startswith("norm_")}, "log"),
+        ("mean loss (nats)", {k: tags.get(k, k.removesuffix("_loss")) for k in series if k.endswith("_loss")}, "log"),
+        ("norm of\ngradient part", {k: tags.get(k[5:], k[5:]) for k in series if k.startswith("norm_")}, "log"),
         ("cosine", {k: k[7:].replace("_", " · ") for k in series if k.startswith("cosine_")}, "linear"),
         ("effective\nsample size", {k: "" for k in series if k == "effective_sample_size"}, "linear"),
     ]
@@ -245,9 +276,22 @@ def trajectory(evidence: Mapping[str, Any], *, seeds: str = "1 seed") -> Figure:
         for j, (key, label) in enumerate(lines.items()):
             values = series[key]
             shade = _PARTS.get(key.removeprefix("norm_").removesuffix("_loss"), _CYCLE[j % len(_CYCLE)])
-            axes.plot(step, np.where(values > 0, values, np.nan) if scale == "log" else values, color=shade, lw=1.5,
-                      ls=("-", "--", "-.", ":")[j % 4], label=label)  # fmt: skip
+            axes.plot(
+                step,
+                np.where(values > 0, values, np.nan) if scale == "log" else values,
+                color=shade,
+                lw=1.5,
+                ls=("-", "--", "-.", ":")[j % 4],
+                label=label,
+            )
         axes.set_yscale(scale)
+        if scale == "log":
+            low, high = axes.get_ylim()
+            axes.yaxis.set_major_locator(
+                LogLocator(subs=(1, 2, 5) if high < 30 * low else (1, 3) if high < 1e3 * low else (1,))
+            )
+            axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+            axes.set_yticks([], minor=True)
         axes.set_ylabel(title, fontsize=9)
         if title == "cosine":
             axes.set_ylim(-1.05, 1.05)
@@ -255,8 +299,16 @@ def trajectory(evidence: Mapping[str, Any], *, seeds: str = "1 seed") -> Figure:
         elif title.startswith("effective"):
             axes.set_ylim(bottom=0)
         if any(lines.values()):
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, fontsize=8.5, borderpad=0.1,
-                        handlelength=2.2, columnspacing=1.2)  # fmt: skip
+            axes.legend(
+                loc="lower left",
+                bbox_to_anchor=(0, 1.0),
+                ncols=3,
+                frameon=False,
+                fontsize=8.5,
+                borderpad=0.1,
+                handlelength=2.2,
+                columnspacing=1.2,
+            )
         _plain(axes, "y")
     grid[-1].set_xlabel("step")
     grid[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -265,7 +317,7 @@ def trajectory(evidence: Mapping[str, Any], *, seeds: str = "1 seed") -> Figure:
 
 
 _PARTS = {"forget": "#A3003F", "remain": "#0072B2", "saliency": "#E69F00"}
-_CYCLE = ("#0072B2", "#A3003F", "#E69F00", "#009E73", "#5F5F5F")
+_CYCLE = ("#5F5F5F", "#CC79A7", "#009E73", "#56B4E9")
 
 
 def mask_density(evidence: Mapping[str, Any], *, seeds: str = "1 seed", most: int = 40) -> Figure:
@@ -284,6 +336,16 @@ def mask_density(evidence: Mapping[str, Any], *, seeds: str = "1 seed", most: in
     return figure
 
 
+def _widest(values: np.ndarray, most: int) -> np.ndarray:
+    present = np.flatnonzero(np.isfinite(values).any(axis=0))
+    spread = np.nanmax(values[:, present], axis=0) - np.nanmin(values[:, present], axis=0)
+    return np.sort(present[np.argsort(-spread, kind="stable")[:most]])
+
+
+def _tick(value: float, _: Any = None) -> str:
+    return f"{value:g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.0e}"
+
+
 def _plain(axes: Any, grid: str = "x") -> None:
     axes.grid(axis=grid, color="#E6E6E6", lw=0.8)
     axes.set_axisbelow(True)
@@ -292,7 +354,7 @@ def _plain(axes: Any, grid: str = "x") -> None:
 
 
 def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(textwrap.fill(text, 52), fontsize=11, fontweight="bold", x=0.02, ha="left")
+    figure.suptitle(textwrap.fill(text, 48), fontsize=11, fontweight="bold", x=0.02, ha="left")
 
 
 def _legend(figure: Figure, axes: Any, columns: int) -> None:
@@ -312,8 +374,14 @@ def _short(text: str, width: int = 11) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _float(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def _compared(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    # Seconds are a cost, not a distance to anything.
+    others = [each for each in request["methods"] if each["key"] != request["reference"]]
+    return [
+        metric
+        for metric in request["metrics"]
+        if metric["unit"] != "s" and any(np.isfinite(results.distance(each, metric)) for each in others)
+    ]
 
 
 def _count(seeds: int) -> str:

@@ -8,51 +8,24 @@ from typing import Any
 
 from clujax.reports import results
 from clujax.reports.results import Run
+from clujax.reports.style import CSS
 from clujax.reports.tables import Grid, grids, legend
 
 _CAPTIONS = {
-    "gaps": "How far each method ends from a model retrained without the data. The grey band is as far as two retrained "
-    "models are from each other: inside it, a gap cannot be told from chance. The axis is linear near zero and "
-    "logarithmic beyond.",
+    "gaps": "How far each method ends from a model retrained without the data. The grey band is as far as two "
+    "retrained models are from each other: inside it, a gap cannot be told from chance. The axis is linear near zero "
+    "and logarithmic beyond.",
     "class_accuracy": "Accuracy by class. A request was carried out well where the unlearned model lies on the "
     "retrained one; elsewhere it forgot too little, or too much.",
-    "membership": "The score that a membership attack reads. Rows that a model was trained on differ from rows it never "
-    "saw; after unlearning, the forgotten rows should lie where they lie for the retrained model.",
-    "beliefs": "Forgotten images, and how each model spreads its belief over the classes. Forgetting a few rows does not "
-    "mean failing on them: a retrained model, too, may know a picture that it never saw.",
-    "trajectory": "The run step by step: the loss on forgotten and remaining rows, the size of the parts of the gradient, "
-    "the angle between them, and how many rows carry the adaptive weights.",
+    "membership": "The score that a membership attack reads. Rows that a model was trained on differ from rows it "
+    "never saw; after unlearning, the forgotten rows should lie where they lie for the retrained model.",
+    "beliefs": "Forgotten images and the probability that each model gives to every class: the true class in colour, "
+    "above it the best guess (red when wrong). Forgetting a few rows does not mean failing on them: a retrained "
+    "model, too, may know a picture that it never saw.",
+    "trajectory": "The run step by step: the loss on forgotten and remaining rows, the size of the parts of the "
+    "gradient, the angle between them, and how many rows carry the adaptive weights.",
     "mask": "The share of each layer's weights that the saliency mask lets move.",
 }
-
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c1c1e;--soft:#5b5b60;--ground:#fff;--card:#f5f5f7;--line:#d9d9de;--accent:#0072b2;--warn:#8a4b00}
-@media(prefers-color-scheme:dark){:root{--ink:#ececf0;--soft:#a9a9b2;--ground:#141416;--card:#1e1e22;--line:#38383e;--accent:#6bb8ea;--warn:#ffb45e}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:break-word}
-main{max-width:68rem;margin:0 auto;padding:1.25rem 1rem 3rem}
-h1{font-size:1.6rem;line-height:1.2;margin:.2rem 0 .4rem}h2{font-size:1.25rem;margin:2.4rem 0 .6rem;padding-top:1.2rem;border-top:1px solid var(--line)}
-h3{font-size:1.02rem;margin:1.6rem 0 .5rem}p{margin:.5rem 0}
-.soft,figcaption,caption{color:var(--soft);font-size:.9rem}
-.verdict{background:var(--card);border-left:4px solid var(--accent);border-radius:6px;padding:.8rem 1rem;margin:.8rem 0}
-.verdict p{margin:.3rem 0}.warn{color:var(--warn)}
-.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:6px;margin:.6rem 0}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:.92rem}
-th,td{padding:.45rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line);vertical-align:top}
-tr:last-child>*{border-bottom:0}
-thead th{background:var(--card)}th:first-child{text-align:left;position:sticky;left:0;background:var(--ground)}thead th:first-child{background:var(--card)}
-td small,th small{display:block;color:var(--soft);font-weight:400}
-tr.reference{background:var(--card);font-weight:600}tr.reference th{background:var(--card)}tr.floor{font-style:italic}
-tbody th{font-weight:inherit}
-.words td,.words th{white-space:normal;text-align:left}.words td:first-of-type{min-width:9rem}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.2rem;align-items:start}
-figure{margin:0}figure img{width:100%;height:auto;display:block;background:#fff;border:1px solid var(--line);border-radius:6px}
-figcaption{margin:.4rem .1rem 0}
-details{margin:.7rem 0}summary{cursor:pointer;color:var(--accent)}
-pre{overflow-x:auto;background:var(--card);border-radius:6px;padding:.7rem;font-size:.85rem;margin:.5rem 0}
-dl{display:grid;grid-template-columns:minmax(6rem,max-content) 1fr;gap:.25rem 1rem;margin:.6rem 0;font-size:.92rem}dt{color:var(--soft)}dd{margin:0;min-width:0;overflow-wrap:anywhere}
-@media print{h2{break-before:page}}
-"""
 
 
 def page(run: Run, pictures: Sequence[Mapping[str, bytes]]) -> str:
@@ -69,7 +42,7 @@ def page(run: Run, pictures: Sequence[Mapping[str, bytes]]) -> str:
     title, when = _escape(result["title"]), _escape(str(result.get("created", ""))[:16].replace("T", " "))
     summary = f"<p>{_escape(result['summary'])}</p>" if result.get("summary") else ""
     verdicts = "".join(
-        f'<div class="verdict"><p><strong>{_escape(request["name"])}</strong></p>'
+        f'<div class="verdict"><p><strong>{_escape(results.title(request))}</strong></p>'
         + "".join(f"<p>{_escape(sentence)}</p>" for sentence in verdict(request))
         + "</div>"
         for request in result["requests"]
@@ -77,7 +50,7 @@ def page(run: Run, pictures: Sequence[Mapping[str, bytes]]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<title>{title}</title><style>{CSS}</style></head>\n<body><main>\n"
         f'<h1>{title}</h1><p class="soft">{_line(result, when)}</p>{summary}{verdicts}\n'
         + "\n".join(sections)
         + f"\n{_provenance(result)}\n</main></body></html>\n"
@@ -97,10 +70,11 @@ def verdict(request: Mapping[str, Any]) -> list[str]:
         values = [None if each is None else each["values"].get(key) for each in (ours, reference, before)]
         if key not in metrics or values[0] is None or values[1] is None:
             return
-        unit = f" {metrics[key]['unit']}".rstrip()
+        unit = f"\u00a0{metrics[key]['unit']}".rstrip()  # a number never parts from its unit
         now, fresh, old = (f"{results.number(value, metrics[key]['unit'])}{unit}" for value in values)
         was = f"; before: {old}" if values[2] is not None else ""
-        sentences.append(template.format(name=name, now=now) + f" (retrained from scratch without them: {fresh}{was}).")
+        who = "a model retrained from scratch" if not sentences else "retrained"
+        sentences.append(f"{template.format(name=name, now=now)} ({who}: {fresh}{was}).")
 
     told("MIA", "After {name} the attack takes {now} of the forgotten rows for training data")
     told("FA", "The model still classifies {now} of the forgotten rows correctly")
@@ -110,9 +84,9 @@ def verdict(request: Mapping[str, Any]) -> list[str]:
             text = f"On average it ends {results.number(distance, metric['unit'])} points from the retrained model"
             if (noise := floor.get(key)) is not None:
                 text += f"; two retrained models differ by {results.number(noise, metric['unit'])}"
-                text += ", so it cannot be told from one." if distance <= noise else "."
-            else:
-                text += "."
+                if distance <= noise:
+                    text += ", so it is no further than retraining itself varies"
+            text += "."
             sentences.append(text)
     if not sentences:
         for metric in request["metrics"][:3]:
@@ -133,7 +107,7 @@ def _request(request: Mapping[str, Any], grid: Grid, pictures: Mapping[str, byte
         for name, png in pictures.items()
     )
     return (
-        f'<section><h2>{_escape(request["name"])}</h2><p class="soft">{_escape(sizes)}.{split}</p>'
+        f'<section><h2>{_escape(results.title(request))}</h2><p class="soft">{_escape(sizes)}.{split}</p>'
         f"{_table(grid)}{_warnings(grid)}{_explained(request)}"
         + (f'<h3>The evidence</h3><div class="figures">{figures}</div>' if figures else "")
         + f"{_settings(request)}</section>"
@@ -161,21 +135,23 @@ def _warnings(grid: Grid) -> str:
 
 
 def _explained(request: Mapping[str, Any]) -> str:
-    words = {"closer to retrain": "the closer to the retrained model, the better", "lower": "lower", "higher": "higher"}
     rows = "".join(
-        f"<tr><th>{_escape(metric['key'])}</th><td>{_escape(metric['label'])}</td><td>{_escape(metric['explain'])}</td>"
-        f"<td>{_escape(words[metric['direction']])}</td><td>{_escape(_ideal(metric))}</td></tr>"
+        f"<dt><b>{_escape(metric['key'])}</b></dt><dd><b>{_escape(metric['label'])}</b>. {_escape(metric['explain'])} "
+        f'<span class="soft">{_escape(_direction(metric))}</span></dd>'
         for metric in request["metrics"]
     )
-    return (
-        '<details><summary>What each metric means</summary><div class="scroll"><table class="words"><thead><tr><th></th>'
-        f"<th>metric</th><th>meaning</th><th>better</th><th>ideal</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
-    )
+    return f"<details><summary>What each metric means</summary><dl>{rows}</dl></details>" if rows else ""
+
+
+def _direction(metric: Mapping[str, Any]) -> str:
+    if metric["direction"] == "closer to retrain":
+        return "Neither high nor low is good: the closer to the retrained model, the better."
+    return f"{metric['direction'].capitalize()} is better; ideal: {_ideal(metric)}."
 
 
 def _ideal(metric: Mapping[str, Any]) -> str:
     ideal = metric["ideal"]
-    return f"{ideal} {metric['unit']}".strip() if isinstance(ideal, (int, float)) else str(ideal)
+    return f"{ideal:g} {metric['unit']}".strip() if isinstance(ideal, (int, float)) else str(ideal)
 
 
 def _settings(request: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def method(request: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
 
 
 def focus(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The method that the report talks about: `focus`, else sfron, else the first that was neither given nor retrained."""
+    """The method that the report talks about: `focus`, else sfron, else the first neither given nor retrained."""
     for key in (request.get("focus"), "sfron"):
         if key and (found := method(request, key)):
             return found
@@ -87,16 +88,32 @@ def focus(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return others[0] if others else None
 
 
-def number(value: Any, unit: str = "") -> str:
+def title(request: Mapping[str, Any]) -> str:
+    """What a request is called where people read it."""
+    return request.get("label") or request["name"]
+
+
+def distance(method: Mapping[str, Any], metric: Mapping[str, Any]) -> float:
+    """How far a method is from the reference, with its sign: the gap, or the value of a metric that is a distance."""
+    value = (method.get("gap") or {}).get(metric["key"])
+    if value is None and isinstance(metric["ideal"], (int, float)):
+        value = method["values"].get(metric["key"])
+    return float(value) if value is not None and np.isfinite(value) else float("nan")
+
+
+def number(value: Any, unit: str = "", *, signed: bool = False) -> str:
     """A value in few digits: one decimal for percentages, two significant figures below 1, a dash for nothing.
 
     Example:
-        >>> number(89.14, "%"), number(0.1372), number(12.345), number(None), number(float("nan"))
-        ('89.1', '0.14', '12.3', '–', '–')
+        >>> number(89.14, "%"), number(0.1372), number(12.345), number(None), number(-2.5, "%", signed=True)
+        ('89.1', '0.14', '12.3', '–', '−2.5')
     """
     if value is None or not np.isfinite(value):
         return "–"
-    if unit == "%" or abs(value) >= 10:
+    if signed:
+        size = number(abs(value), unit)
+        return size if float(size) == 0 else f"{'+' if value > 0 else '−'}{size}"
+    if unit in ("%", "s") or abs(value) >= 10:
         return f"{value:.1f}"
     return (
         f"{value:.2f}"
@@ -113,5 +130,5 @@ def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataNotFoundError(f"{file} cannot be read ({error}). Remove it and run the config again.") from error

@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clujax.reports.results import Run, number
+from clujax.reports.results import Run, focus, number
+from clujax.reports.results import title as heading
 
 _ARROWS = {"lower": "↓", "higher": "↑", "closer to retrain": "→"}
 
@@ -17,7 +18,7 @@ class Row(NamedTuple):
 
     label: str
     cells: tuple[tuple[str, str], ...]
-    kind: str  # "method", "reference" or "floor"
+    kind: str  # "method", "focus", "reference" or "floor"
 
 
 class Grid(NamedTuple):
@@ -35,7 +36,7 @@ def grids(runs: Sequence[Run]) -> list[Grid]:
     for run in runs:
         for request in run.result["requests"]:
             named.setdefault(request["name"], []).append((run, request))
-    return [_grid(name, entries) for name, entries in named.items()]
+    return [_grid(entries) for entries in named.values()]
 
 
 def tables(runs: Sequence[Run], width: int = 100) -> list[RenderableType]:
@@ -51,26 +52,27 @@ def markdown(runs: Sequence[Run]) -> str:
 def legend() -> str:
     """How to read any of these tables, in one sentence."""
     return (
-        "In brackets: distance to the retrained model. Noise floor: distance between two retrained models; a gap "
+        "In brackets: difference to the retrained model. Noise floor: distance between two retrained models; a gap "
         "below it cannot be told from chance."
     )
 
 
-def _grid(name: str, entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> Grid:
+def _grid(entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> Grid:
     metrics = list({metric["key"]: metric for _, request in entries for metric in request["metrics"]}.values())
     methods = [method for _, request in entries for method in request["methods"]]
-    times = [
-        key for key in ("compile_seconds", "run_seconds") if any(method.get(key) is not None for method in methods)
-    ]
-    columns = [(f"{m['key']} {m['unit']}".strip(), f"{_ARROWS[m['direction']]} {m['ideal']}") for m in metrics]
+    # A run time that a system lists among its metrics is not told twice.
+    wanted = ["compile_seconds"] + ["run_seconds"] * all(metric["unit"] != "s" for metric in metrics)
+    times = [key for key in wanted if any(method.get(key) is not None for method in methods)]
+    columns = [(_column(metric), f"{_ARROWS[metric['direction']]} {_ideal(metric)}") for metric in metrics]
     columns += [(f"{key.removesuffix('_seconds')} s", "↓") for key in times]
     rows, notes, seeds = [], [], set()
     for run, request in entries:
+        ours = focus(request)
         prefix = f"{run.path.name}: " if len(entries) > 1 else ""
         for method in request["methods"]:
             cells = [_cell(method, metric) for metric in metrics]
             cells += [(number(method.get(key), "%"), "") for key in times]
-            kind = "reference" if method["key"] == request["reference"] else "method"
+            kind = "reference" if method["key"] == request["reference"] else "focus" if method is ours else "method"
             rows.append(Row(prefix + method["label"], tuple(cells), kind))
             notes += [f"{prefix}{method['label']}: {warning}" for warning in method.get("warnings") or ()]
         if floor := request.get("noise_floor"):
@@ -82,11 +84,19 @@ def _grid(name: str, entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> Grid:
         f"{request[f'num_{part}']:,} {word} rows" for part, word in _PARTS if request.get(f"num_{part}") is not None
     ]
     count = "/".join(map(str, sorted(seeds)))
-    title = ", ".join([name, *sizes, f"{count} seed{'' if count == '1' else 's'}"])
+    title = ", ".join([heading(request), *sizes, f"{count} seed{'' if count == '1' else 's'}"])
     return Grid(title, tuple(columns), tuple(rows), tuple(notes))
 
 
 _PARTS = (("forget", "forgotten"), ("remain", "remaining"), ("test", "test"))
+
+
+def _column(metric: Mapping[str, Any]) -> str:
+    return f"{metric['label'].lower() if metric['unit'] == 's' else metric['key']} {metric['unit']}".strip()
+
+
+def _ideal(metric: Mapping[str, Any]) -> str:
+    return f"{metric['ideal']:g}" if isinstance(metric["ideal"], (int, float)) else str(metric["ideal"])
 
 
 def _cell(method: Mapping[str, Any], metric: Mapping[str, Any]) -> tuple[str, str]:
@@ -94,7 +104,9 @@ def _cell(method: Mapping[str, Any], metric: Mapping[str, Any]) -> tuple[str, st
     std, gap = (method.get("std") or {}).get(key), (method.get("gap") or {}).get(key)
     value = number(method["values"].get(key), unit) + (f"±{number(std, unit)}" if std is not None else "")
     # A metric whose ideal is a number is its own distance; a bracket would say the same twice.
-    return value, f"({number(gap, unit)})" if gap is not None and metric["direction"] == "closer to retrain" else ""
+    return value, f"({number(gap, unit, signed=True)})" if gap is not None and metric[
+        "direction"
+    ] == "closer to retrain" else ""
 
 
 def _terminal(grid: Grid, width: int) -> RenderableType:
@@ -119,7 +131,7 @@ def _terminal(grid: Grid, width: int) -> RenderableType:
     for name, direction in grid.columns:
         header = Text.assemble((stack(name), "bold"), "\n", (stack(direction), "dim"))
         table.add_column(header, justify="right", overflow="fold", vertical="top")
-    styles = {"method": "", "reference": "bold", "floor": "italic"}
+    styles = {"method": "", "focus": "bold cyan", "reference": "bold", "floor": "italic"}
     for row in grid.rows:
         cells = [Text.assemble(stack(value), (f"{join}{gap}" if gap else "", "dim")) for value, gap in row.cells]
         table.add_row(Text(row.label), *cells, style=styles[row.kind])
@@ -134,7 +146,7 @@ def _markdown(grid: Grid) -> str:
         "| method | " + " | ".join(f"{name} {direction}" for name, direction in grid.columns) + " |",
         "|---" + "|---:" * len(grid.columns) + "|",
     ]
-    marks = {"method": "", "reference": "**", "floor": "*"}
+    marks = {"method": "", "focus": "**", "reference": "**", "floor": "*"}
     for row in grid.rows:
         mark = marks[row.kind]
         cells = " | ".join(f"{value} {gap}".strip() for value, gap in row.cells)

@@ -1,0 +1,52 @@
+import copy
+
+import numpy as np
+import pytest
+from sample import evidence, result, write
+
+from clujax import reports
+from clujax.errors import DataNotFoundError
+
+
+def test_reads_back_what_was_written(tmp_path):
+    run = reports.read(write(tmp_path / "run"))
+    assert run.result["requests"][1]["name"] == "class"
+    np.testing.assert_array_equal(run.evidence[1]["class_accuracy"], evidence(1)["class_accuracy"])
+
+
+def test_unfinished_run_is_told_how_to_finish(tmp_path):
+    with pytest.raises(DataNotFoundError, match=r"has not finished.*clujax run"):
+        reports.read(tmp_path)
+    with pytest.raises(DataNotFoundError, match="does not exist"):
+        reports.read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", ['{"title": "cut o', '{"title": "x"}'])
+def test_damaged_result_is_named(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(DataNotFoundError, match=r"result\.json"):
+        reports.read(tmp_path)
+
+
+def test_damaged_evidence_is_named(tmp_path):
+    run = write(tmp_path)
+    (run / "evidence_1.npz").write_bytes((run / "evidence_1.npz").read_bytes()[:300])
+    with pytest.raises(DataNotFoundError, match=r"evidence_1\.npz"):
+        reports.read(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda r: r.pop("reference"), "reference"),
+        (lambda r: r.update(reference="oracle"), "oracle"),
+        (lambda r: r["metrics"][0].pop("ideal"), "ideal"),
+        (lambda r: r["metrics"][2].update(direction="up"), "direction 'up'"),
+        (lambda r: r["methods"][3].pop("values"), "'finetune'"),
+    ],
+)
+def test_check_names_the_place(change, word):
+    broken = copy.deepcopy(result())
+    change(broken["requests"][0])
+    with pytest.raises(DataNotFoundError, match=word):
+        reports.check(broken)
