@@ -23,6 +23,7 @@ def resident(
       batch_size: rows in a batch.
       key: epoch e is shuffled by fold_in(key, e).
       sharding: where to lay a batch, None for the default device.
+
     Raises:
       ValueError: columns of different lengths, no rows, or batch_size below 1.
     """

@@ -49,7 +49,9 @@ def read_idx(path: str | pathlib.Path, expected: str | None = None) -> tuple[np.
     ndim = content[3]
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", ndim, 4))
     if len(content) != 4 + 4 * ndim + int(np.prod(shape)):
-        raise DataNotFoundError(f"{path} is cut short or too long for shape {shape}; sha256 {found}{wanted}. Get it again.")
+        raise DataNotFoundError(
+            f"{path} is cut short or too long for shape {shape}; sha256 {found}{wanted}. Get it again."
+        )
     if expected and found != expected:
         raise DataNotFoundError(f"{path} has sha256 {found}, expected {expected}: not the known data. Get it again.")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape), found

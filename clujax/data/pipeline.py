@@ -40,6 +40,7 @@ def pipeline(
       num_epochs: None repeats without end.
       num_workers: reader processes; 0 reads in this one.
       process_index, process_count: which share of the rows; jax's by default.
+
     Returns:
       A grain iterator of dicts of `[batch_size, ...]` arrays, with `get_state` and `set_state` to save its place.
     """

@@ -35,7 +35,9 @@ def read_prepared(folder: pathlib.Path):
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise DataNotFoundError(f"tensorflow-datasets cannot be imported ({error}); pip install 'clujax[data]'") from error
+        raise DataNotFoundError(
+            f"tensorflow-datasets cannot be imported ({error}); pip install 'clujax[data]'"
+        ) from error
     builder = tfds.builder_from_directory(str(folder))
     label = builder.info.features["label"]
     splits = builder.info.splits
@@ -62,6 +64,7 @@ def prepare(name: str, data_dir: str | pathlib.Path, parts: dict[str, tuple], cl
       data_dir: where prepared sets live.
       parts: split name -> (images uint8 [N, H, W, C], labels [N]).
       classes: names of the labels.
+
     Returns:
       The prepared folder. Every example carries an `index` feature, its row in the arrays, since tfds shuffles.
     """

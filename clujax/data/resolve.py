@@ -58,6 +58,7 @@ def load(
       name: a key of `KNOWN`, or any name when `path` or a prepared set gives the data.
       path: folder of idx files, an `.npz`, a prepared tfds folder, or a folder with one folder of images a class.
       fallback: another name to load when this one is not found; said in a warning and in the `Source`.
+
     Raises:
       DataNotFoundError: a bad `path` (at once), or nothing found: every place and what was wrong there, and the fixes.
     """
@@ -71,7 +72,9 @@ def load(
         except DataNotFoundError as error:
             failures.append(f"  {place}: {error}")
     if fallback is not None:
-        logging.getLogger("clujax").warning("data set %r was not found; using %r, as asked by fallback=", name, fallback)
+        logging.getLogger("clujax").warning(
+            "data set %r was not found; using %r, as asked by fallback=", name, fallback
+        )
         found = load(fallback, data_dir=data_dir)
         return found._replace(source=found.source._replace(kind=f"fallback:{found.source.kind}"))
     raise DataNotFoundError(
@@ -101,7 +104,7 @@ def fixes(name, known):
         yield f'  pip install "{known.pip}"'
     if known.apt:
         yield f"  apt-get install {known.apt}"
-    yield "  TFDS_DATA_DIR=...   (a set prepared with file_format=\"array_record\")"
+    yield '  TFDS_DATA_DIR=...   (a set prepared with file_format="array_record")'
     yield f"  CLUJAX_DATA_DIR=...  (holding {name}/ or {name}.npz)"
     yield "  --data.path=...      (a folder of idx files, an .npz, or a folder of images by class)"
 

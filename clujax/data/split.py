@@ -41,6 +41,7 @@ def make_split(
         "incremental": slice `step` (0, 1, …) of `steps` slices of a seeded permutation of a `fraction` of the rows (all of
         them by default); slices before it are in neither part, having been forgotten.
       seed: of the permutation.
+
     Raises:
       RequestError: an argument is missing or out of range, a class is absent, or a part would be empty.
     """

@@ -47,6 +47,6 @@ def _log_softmax(logits):
 
 
 def _times_log(p, log_term):
-    """p · log_term with 0 where p is 0, and no NaN in its gradient either."""
+    """P · log_term with 0 where p is 0, and no NaN in its gradient either."""
     alive = p > 0
     return jnp.where(alive, p * jnp.where(alive, log_term, 0.0), 0.0)

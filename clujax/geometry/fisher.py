@@ -37,8 +37,10 @@ def diagonal(
       outputs: `outputs(params, batch) -> [B, C]` logits, for `kind="true"`.
       key: draws the labels, for `kind="true"`.
       microbatch: rows whose gradients are held at once by "example" and "true"; must divide the batch. None: all B.
+
     Returns:
       A float32 tree like `params`.
+
     Raises:
       ValueError: an unknown kind, losses not of shape [B], no batches, or a result that is not finite (the leaf is named).
 

@@ -22,6 +22,7 @@ def hvp(loss: Callable, params: PyTree, vector: PyTree, batches: PyTree | None =
       params: where the Hessian is taken.
       vector: tree like `params`.
       batches: None, or chunks stacked on a leading axis, over which the mean is taken.
+
     Returns:
       H·vector, a tree like `params`.
 

@@ -16,8 +16,10 @@ def ratio_mask(forget: PyTree, remain: PyTree, threshold: float, eps: float = 1e
     Args:
       forget, remain: importances, for example two Fisher diagonals, trees of one structure.
       threshold: γ ≥ 0; 0 keeps all.
+
     Returns:
       A tree of booleans.
+
     Raises:
       ValueError: threshold is negative or NaN.
 
@@ -83,9 +85,7 @@ def check_mask(mask: PyTree, params: PyTree) -> None:
             f"the mask has another structure than the parameters: missing {sorted(ours - theirs)[:5]}, extra"
             f" {sorted(theirs - ours)[:5]}."
         )
-    for (path, kept), leaf in zip(
-        jax.tree_util.tree_leaves_with_path(mask), jax.tree.leaves(params), strict=True
-    ):
+    for (path, kept), leaf in zip(jax.tree_util.tree_leaves_with_path(mask), jax.tree.leaves(params), strict=True):
         name = jax.tree_util.keystr(path)
         if jnp.shape(kept) != jnp.shape(leaf):
             raise ValueError(f"the mask of {name} has shape {jnp.shape(kept)}; the parameter has {jnp.shape(leaf)}.")
@@ -93,4 +93,6 @@ def check_mask(mask: PyTree, params: PyTree) -> None:
             raise ValueError(f"the mask of {name} has dtype {jnp.asarray(kept).dtype}; expected bool.")
     leaves = jax.tree.leaves(mask)
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) and not any(bool(jnp.any(m)) for m in leaves):
-        raise ValueError("the mask keeps no weight: nothing would be unlearned. Lower the threshold or raise the fraction.")
+        raise ValueError(
+            "the mask keeps no weight: nothing would be unlearned. Lower the threshold or raise the fraction."
+        )

@@ -20,7 +20,9 @@ def combine(trees: Sequence[PyTree], coefficients: Sequence | Array) -> PyTree:
       {'w': Array([0.25, 0.25], dtype=float32)}
     """
     if len(trees) == 0 or len(trees) != len(coefficients):
-        raise ValueError(f"combine needs one coefficient per tree; got {len(trees)} trees, {len(coefficients)} numbers.")
+        raise ValueError(
+            f"combine needs one coefficient per tree; got {len(trees)} trees, {len(coefficients)} numbers."
+        )
 
     def one(*leaves):
         terms = [_wide(leaf) * coefficients[k] for k, leaf in enumerate(leaves)]

@@ -17,7 +17,9 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.layers = [nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal()) for width in self.widths]
+        self.layers = [
+            nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal()) for width in self.widths
+        ]
         self.head = nn.Dense(self.num_classes, dtype=self.dtype)
 
     def features(self, x, train: bool = False):

@@ -19,6 +19,7 @@ def from_nnx(model: Any, head: tuple[str, ...] = ("head",)) -> tuple[Classifier,
     Args:
       model: an `nnx.Module` called as `model(inputs) -> logits`; `model.features(inputs)` is used if it has one.
       head: path of the last linear layer.
+
     Returns:
       `(classifier, params, stats)`; `params` is an `nnx.State` of the `nnx.Param` variables, `stats` of all others.
     """

@@ -95,6 +95,7 @@ def resnet(num_classes: int, depth: int = 18, width: int = 64, dtype: Any = jnp.
       depth: 18, 34, 50, 101 or 152.
       width: channels of the first stage; 64 is standard, 16 suits a CPU.
       dtype: of the computation; parameters and BatchNorm averages are float32.
+
     Raises:
       ValueError: another depth.
     """

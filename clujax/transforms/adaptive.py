@@ -21,6 +21,7 @@ def adaptive_coefficients(
       exponent: λ ≥ 0; 0 gives 1/B.
       floor: losses below it count as it.
       axis_name: inside shard_map or pmap, the axis that the batch is split over.
+
     Raises:
       ValueError: exponent or floor is negative or NaN, or losses are not one a row.
 

@@ -11,6 +11,7 @@ def cycle(forget_step: Callable, remain_step: Callable) -> Callable:
 
     Args:
       forget_step, remain_step: pure `step(state, batch) -> (state, metrics)`.
+
     Returns:
       `run(state, forget_batch, remain_batches) -> (state, (forget metrics, remain metrics [T]))`, where `remain_batches` has
       a leading axis of length T. The same trajectory as calling the steps one by one.

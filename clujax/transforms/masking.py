@@ -27,6 +27,7 @@ def mask_updates(
       where: before or after `inner`. Without `inner` both zero the updates that pass.
       restore: also zero the parameter-shaped state of `inner` under the mask; needs `where="update"`.
       inner: the transformation to wrap; identity when None.
+
     Raises:
       ValueError: an unknown `where`, `restore` without `where="update"`, or, at `init`, a mask that does not fit the
         parameters or keeps nothing.

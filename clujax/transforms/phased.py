@@ -33,9 +33,7 @@ def phased(
 
     A phase that is a Python int is chosen at trace time; a traced one by `lax.cond`. Other extra arguments pass on.
     """
-    inner, forget, remain = (
-        optax.with_extra_args_support(tx or optax.identity()) for tx in (inner, forget, remain)
-    )
+    inner, forget, remain = (optax.with_extra_args_support(tx or optax.identity()) for tx in (inner, forget, remain))
 
     def init(params):
         return PhasedState(forget.init(params), remain.init(params), inner.init(params))

@@ -26,6 +26,7 @@ def slow_weights(step_size: float, every: int = 1) -> optax.GradientTransformati
     Args:
       step_size: τ in [0, 1]; 1 is the identity and keeps no copy of the weights.
       every: iterations between outer steps.
+
     Raises:
       ValueError: out of range; or `update` without params.
 

@@ -1,1 +1,61 @@
-"""unlearning"""
+"""Machine unlearning: carry out a forget request, and show beside retraining what was achieved.
+
+In a notebook: make a `Request`, choose a method (`sfron`, `salun`, ...), call `unlearn`, then `predictions` and
+`evaluate`. From the command line: `clujax run configs/unlearning/demo.py --workdir DIR`.
+"""
+
+from clujax.unlearning.attacks import entropy_attack, fit_logistic
+from clujax.unlearning.decomposition import parts_probe
+from clujax.unlearning.importance import balanced_mask, fisher_diagonals, load_diagonals, save_diagonals
+from clujax.unlearning.losses import adaptive_ascent, random_relabel, wrong_labels
+from clujax.unlearning.method import Method, Outcome, Plan, unlearn
+from clujax.unlearning.methods import (
+    bad_teacher,
+    euclidean,
+    finetune,
+    fixed_fisher,
+    gradient_ascent,
+    random_label,
+    remain_newton,
+    retrain,
+    salun,
+    scrub,
+    sfron,
+)
+from clujax.unlearning.metrics import METRICS, evaluate, gaps, predict, predictions
+from clujax.unlearning.request import Request, check_request
+
+__all__ = [
+    "METRICS",
+    "Method",
+    "Outcome",
+    "Plan",
+    "Request",
+    "adaptive_ascent",
+    "bad_teacher",
+    "balanced_mask",
+    "check_request",
+    "entropy_attack",
+    "euclidean",
+    "evaluate",
+    "finetune",
+    "fisher_diagonals",
+    "fit_logistic",
+    "fixed_fisher",
+    "gaps",
+    "gradient_ascent",
+    "load_diagonals",
+    "parts_probe",
+    "predict",
+    "predictions",
+    "random_label",
+    "random_relabel",
+    "remain_newton",
+    "retrain",
+    "salun",
+    "save_diagonals",
+    "scrub",
+    "sfron",
+    "unlearn",
+    "wrong_labels",
+]

@@ -1,7 +1,9 @@
 """One unlearning run: pretrain, request, adapt, evaluate. The only file of this room that reads a config."""
 
+import hashlib
 import json
 import pathlib
+import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from rich.progress import Progress, TimeElapsedColumn
 
 from clujax import data, models, training
 from clujax.errors import ConfigError
@@ -81,11 +84,11 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     }
     mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
     classifier = build_classifier(config.model, train, len(dataset.classes))
-    if training.claim(workdir, config.to_dict()) == "complete":
-        return json.loads((pathlib.Path(workdir) / training.RESULT).read_text())
+    if training.workdir.claim(workdir, config.to_dict()) == "complete":
+        return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
 
     cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in config.requests}
-    with progress_bar() as progress:
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
         shared = Run(
             config,
             pathlib.Path(workdir),
@@ -105,15 +108,19 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
                     cells[name].setdefault(method, []).append(cell)
     result = {
         "title": config.title,
+        "command": " ".join(["clujax", *sys.argv[1:]]),
+        "config_digest": hashlib.sha256(config.to_json_best_effort(sort_keys=True).encode()).hexdigest(),
         "source": dataset.source._asdict(),
         "seeds": list(config.seeds),
         "requests": [
-            results.request_record(name, config.requests[name], splits[name, config.seeds[0]], len(test["y"]), cells[name])
+            results.request_record(
+                name, config.requests[name], splits[name, config.seeds[0]], len(test["y"]), cells[name]
+            )
             for name in config.requests
         ],
         "wall_seconds": time.perf_counter() - begin,
     }
-    training.write_result(workdir, result | results.environment())
+    training.workdir.write_result(workdir, result | results.environment())
     return result
 
 
@@ -150,7 +157,9 @@ def carry_out(run, name, number, seed, split, original, arms) -> dict[str, Cell]
             unlearn,
             method,
             request,
-            key=jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1 + number), zlib.crc32(method_name.encode())),
+            key=jax.random.fold_in(
+                jax.random.fold_in(jax.random.key(seed), 1 + number), zlib.crc32(method_name.encode())
+            ),
             **options,
         )
     caches = {
@@ -162,12 +171,14 @@ def carry_out(run, name, number, seed, split, original, arms) -> dict[str, Cell]
         values = evaluate(caches[key], caches["retrain"] if key != "retrain" else None)
         found[key] = Cell(values, None if key == "retrain" else gaps(values, reference), outcome)
     if seed == run.config.seeds[0]:
+        shown = run.config.evidence.method
         evidence.write(
             run.workdir / f"evidence_{number}.npz",
-            {key: caches[key] for key in ("original", run.config.evidence.method, "retrain")},
+            {key: caches[key] for key in ("original", shown, "retrain")},
             rows,
             run.classes,
-            outcomes[run.config.evidence.method],
+            outcomes[shown],
+            seed=seed,
         )
     return found
 

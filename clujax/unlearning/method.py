@@ -74,8 +74,10 @@ def unlearn(
       probe: `probe(params, stats) -> {name: number}`, measured before every `probe_every`-th iteration and recorded as
         `probe/name`; its time is not counted as the method's.
       **fit_options: passed to `clujax.training.fit` (progress, checkpoints, writer, ...).
+
     Returns:
       The new parameters with the run's record.
+
     Raises:
       RequestError: when the request cannot be carried out.
       NonFiniteError: when the run diverges.

@@ -90,6 +90,7 @@ def evaluate(cache: Mapping[str, tuple], reference: Mapping[str, tuple] | None =
     Args:
       cache: `predictions(...)` of the network.
       reference: `predictions(...)` of the retrained one on the same rows, or None.
+
     Returns:
       `{key: value}` for the keys of `METRICS` (without seconds).
     """

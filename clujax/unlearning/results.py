@@ -43,8 +43,8 @@ def request_record(name: str, settings: Any, split: Any, num_test: int, cells: M
     retrained = [cell.values for cell in cells["retrain"]]
     again = cells.get("retrain_again")
     return {
-        "name": name,
-        "label": settings.get("label", name),
+        "key": name,
+        "name": settings.get("label", name),
         "scenario": split.scenario,
         "split_hash": split.hash,
         "num_forget": len(split.forget),
@@ -66,13 +66,15 @@ def method_record(key: str, group: Sequence[Any], retrained: Sequence[Mapping[st
         "key": key,
         "label": LABELS.get(key, key),
         "values": mean_over(rows),
-        "std": {name: float(np.std([row[name] for row in rows], ddof=1)) for name in rows[0]} if len(rows) > 1 else None,
-        "gap": None if group[0].gap is None else mean_over([cell.gap for cell in group]),
+        "std": {name: float(np.std([row[name] for row in rows], ddof=1)) for name in rows[0]}
+        if len(rows) > 1
+        else None,
+        "gap": None if group[0].gap is None else mean_over([absolute(cell.gap) for cell in group]),
         "per_seed": rows,
         "compile_seconds": float(np.mean([cell.outcome.compile_seconds for cell in group])),
         "run_seconds": float(np.mean([timing(cell.outcome)["seconds"] for cell in group])),
         "settings": {name: described(value) for name, value in group[0].outcome.settings.items()},
-        "facts": jax.tree.map(float, dict(group[0].outcome.facts)),
+        "density": group[0].outcome.facts.get("density", {}).get("total"),
         "warnings": warnings,
     }
 
@@ -113,7 +115,7 @@ def environment() -> dict:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     device = jax.devices()[0]
     return {
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"clujax": clujax.__version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
         "device": f"{jax.device_count()} × {device.device_kind} ({jax.default_backend()})",

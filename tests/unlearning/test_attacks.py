@@ -12,7 +12,9 @@ from clujax.geometry import entropy
 from clujax.unlearning import entropy_attack, fit_logistic
 
 
-@pytest.mark.parametrize(("shift", "scale", "members", "strangers"), [(1.0, 1.0, 300, 80), (0.1, 30.0, 50, 400), (0.3, 1e-3, 90, 90)])
+@pytest.mark.parametrize(
+    ("shift", "scale", "members", "strangers"), [(1.0, 1.0, 300, 80), (0.1, 30.0, 50, 400), (0.3, 1e-3, 90, 90)]
+)
 def test_logistic_is_scikit_learns(x64, shift, scale, members, strangers):
     rng = np.random.default_rng(0)
     inside = scale * rng.normal(shift, 1, members)

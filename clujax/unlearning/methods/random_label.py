@@ -1,5 +1,6 @@
 """Random label: teach a wrong label for each forget row while training on the rest."""
 
+import jax
 import jax.numpy as jnp
 
 from clujax.unlearning.losses import wrong_labels
@@ -33,5 +34,3 @@ def relabelled(request, key):
         "x": jnp.concatenate([jnp.asarray(request.forget["x"]), jnp.asarray(request.remain["x"])]),
         "y": jnp.concatenate([labels, jnp.asarray(request.remain["y"])]),
     }
-
-

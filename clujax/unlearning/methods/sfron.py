@@ -11,8 +11,8 @@ from clujax.transforms import sfron as sfron_transform
 from clujax.unlearning.importance import balanced_mask
 from clujax.unlearning.losses import adaptive_ascent, descend, objective_loss
 from clujax.unlearning.method import Method, Plan
-from clujax.unlearning.schedules import cosine
 from clujax.unlearning.request import compiled_step, stream
+from clujax.unlearning.schedules import cosine
 
 
 def sfron(
@@ -57,6 +57,7 @@ def sfron(
       learning_rate, momentum, weight_decay: of the shared SGD, whose rate falls as a cosine over the iterations.
       forget_train: whether the forget pass runs in train mode (it then updates BatchNorm averages, as published).
       inner: `inner(steps) -> transformation`, replaces the shared SGD without its learning rate.
+
     Raises:
       ValueError: naming the argument, what came and what is allowed.
 
@@ -81,7 +82,7 @@ def sfron(
             max_norm=max_norm,
             learning_rate=optax.cosine_decay_schedule(learning_rate, steps),
             slow_step=slow_step,
-            slow_per=slow_per,
+            slow_every=repair if slow_per == "cycle" else 1,
         )
         forget_at = stream(request, request.forget, batch_size, forget_key)
         remain_at = stream(request, request.remain, batch_size, remain_key)
