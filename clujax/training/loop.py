@@ -82,6 +82,14 @@ def fit(
             or the parameters are not finite when they would be saved. With `checkpoints`, the last finite state is
             computed again from the newest one and saved first.
         CheckpointError: a checkpoint could not be written.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def halve(state, batch):
+        ...     return {"w": state["w"] / 2 + batch}, {"loss": jnp.abs(state["w"])}
+        >>> state, history = fit(halve, {"w": jnp.float32(8)}, lambda step: 0.0, 3, log_every=2)
+        >>> float(state["w"]), history.records
+        (1.0, [{'step': 0, 'loss': 8.0}, {'step': 2, 'loss': 2.0}])
     """
     _check(num_steps=num_steps, start=start, block=block, log_every=log_every, checkpoint_every=checkpoint_every)
     like, before = abstract(state), {"compile_seconds": 0.0, "run_seconds": 0.0}

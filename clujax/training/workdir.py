@@ -42,7 +42,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         part.unlink(missing_ok=True)
         raise type(error)(
             error.errno,
-            f"{error.strerror}: {path} was not written and nothing of it is left; free some space",
+            f"{error.strerror}: {path} was not written and nothing of it is left",
             str(path),
         ) from error
 
