@@ -135,13 +135,19 @@ def inverse_product(
     """
     if not isinstance(damping, jax.core.Tracer) and not damping >= 0:
         raise ValueError(f"damping is {damping}; expected a number of at least 0.")
+    # lineax's CG takes curvature below 100·eps·(number of entries) along a direction for a breakdown and returns NaN. A
+    # float32 network of 10^5 weights is below that everywhere, so both sides are scaled until damping alone is above it.
+    leaves = jax.tree.leaves(vector)
+    tiny = 100 * max(jnp.finfo(leaf.dtype).eps for leaf in leaves) * max(sum(leaf.size for leaf in leaves), 1)
+    scale = jnp.where(damping > 0, 10 * tiny / jnp.where(damping > 0, damping, 1.0), 1.0)
     operator = lineax.FunctionLinearOperator(
-        lambda v: jax.tree.map(lambda a, b: a + damping * b, product(v), v),
+        lambda v: jax.tree.map(lambda a, b: ((a + damping * b) * scale).astype(b.dtype), product(v), v),
         jax.eval_shape(lambda: vector),
         tags=lineax.positive_semidefinite_tag,
     )
     solver = solver or lineax.CG(rtol=1e-6, atol=1e-6)
-    return lineax.linear_solve(operator, vector, solver, throw=False).value
+    scaled = jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), vector)
+    return lineax.linear_solve(operator, scaled, solver, throw=False).value
 
 
 def _mean_over(product: Callable, batches: PyTree | None) -> PyTree:

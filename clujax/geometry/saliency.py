@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, PyTree
 
 
@@ -92,7 +93,11 @@ def check_mask(mask: PyTree, params: PyTree) -> None:
         if jnp.asarray(kept).dtype != bool:
             raise ValueError(f"the mask of {name} has dtype {jnp.asarray(kept).dtype}; expected bool.")
     leaves = jax.tree.leaves(mask)
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves) and not any(bool(jnp.any(m)) for m in leaves):
+    # numpy, so that a concrete mask can be read while something else is being traced
+    known = not any(
+        isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True) for leaf in leaves
+    )
+    if known and not any(np.any(np.asarray(leaf)) for leaf in leaves):
         raise ValueError(
             "the mask keeps no weight: nothing would be unlearned. Lower the threshold or raise the fraction."
         )

@@ -136,15 +136,15 @@ def pretrain(run: Run, seed: int) -> Outcome:
 
 def carry_out(run, name, number, seed, split, original, arms) -> dict[str, Cell]:
     """One forget request by every method, each evaluated beside the retrained network."""
-    forget, remain = (jax.tree.map(lambda column: column[rows], run.train) for rows in (split.forget, split.remain))
+    forget, remain = take_rows(run.train, split.forget), take_rows(run.train, split.remain)
     request = request_for(run, original.params, original.stats, forget, remain)
     whole_classes = np.unique(forget["y"]) if split.scenario == "class" else np.array([], int)
     gone = np.isin(run.test["y"], whole_classes)
     rows = {
         "forget": forget,
         "remain": remain,
-        "unseen": jax.tree.map(lambda column: column[~gone], run.test),
-        "unseen_forget": jax.tree.map(lambda column: column[gone], run.test),
+        "unseen": take_rows(run.test, ~gone),
+        "unseen_forget": take_rows(run.test, gone),
     }
     outcomes = {"original": original}
     for method_name, method in arms.items():
@@ -197,6 +197,11 @@ def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Ou
             description=name,
             **options,
         )
+
+
+def take_rows(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    """The chosen rows of every column."""
+    return {name: column[rows] for name, column in columns.items()}
 
 
 def request_for(run, params, stats, forget, remain) -> Request:
