@@ -147,6 +147,30 @@ def doctor() -> int:
     console.print(f"\n[bold]Devices[/] (backend {jax.default_backend()}, {jax.process_count()} process)")
     for device in jax.devices():
         console.print(f"  {device.id}: {device.device_kind}", highlight=False)
+
+    from clujax import data
+
+    found = Table(
+        "data set", "training rows", "test rows", "classes", "from", box=None, header_style="bold", pad_edge=False
+    )
+    missing = {}
+    for name in data.KNOWN:
+        try:
+            held = data.load(name)
+        except errors.DataNotFoundError as error:
+            missing[name] = str(error)
+            continue
+        counts = (len(held.train["y"]), len(held.test["y"]), len(held.classes))
+        found.add_row(name, *(f"{count:,}" for count in counts), f"{held.source.kind} {held.source.path}")
+    console.print("\n[bold]Data found[/]" if found.row_count else "\n[bold]No data found[/]")
+    if found.row_count:
+        console.print(found)
+    if missing:
+        console.print("\n[bold]Data not found, and how to get it[/]")
+    for name, message in missing.items():
+        # The resolver ends its message with the fixes; the places it searched are for someone who needs this set.
+        *_, fixes = message.rpartition("To get it:")
+        console.print(f"{name}{fixes}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -143,11 +143,17 @@ def test_list_shows_each_config_with_its_sentence_and_time(here, capsys):
     assert cli.main(["list", "--under", "elsewhere"]) == 2
 
 
-def test_doctor_names_versions_devices_and_data(capsys):
+def test_doctor_names_versions_devices_and_data(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("CLUJAX_DATA_DIR", raising=False)
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert cli.main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    for word in ("Python 3.", "jaxlib", "Devices", "cpu"):
+    for word in ("Python 3.", "jaxlib", "Devices", "cpu", "digits", "1,438"):
         assert word in printed
+    # A set that no package carries, on a machine that was told of no other place.
+    assert "cifar100" in printed.split("how to get it")[1]
+    assert "--data.path" in printed
 
 
 def test_a_slip_is_answered_before_jax_is_loaded(here):

@@ -39,7 +39,7 @@ M models, C classes, accuracies in %. A `*_models` array holds method keys of re
     membership_remain           [M, n_r]
     membership_test             [M, n_t]
     membership_called_member    [M]         optional: % of forgotten rows that the attack calls members
-    images                      [k, H, W, 1 or 3]   uint8, or float in [0, 1]
+    images                      [k, H, W, 1 or 3]   uint8, or float in [0, 1] when coloured
     labels                      [k] int
     image_index                 [k] int     optional row ids
     belief_models               [M] str

@@ -55,7 +55,7 @@ def draw(result: Mapping[str, Any], request: Mapping[str, Any], evidence: Mappin
         figures["class_accuracy"] = class_accuracy(evidence, labels, seeds=one)
     if "membership_forget" in evidence:
         figures["membership"] = membership_evidence(evidence, labels, seeds=one)
-    if "belief" in evidence and len(evidence["images"]):
+    if "belief" in evidence and len(evidence["images"]) and np.ndim(evidence["images"]) == 4:
         figures["beliefs"] = belief_grid(evidence, labels, seeds=one)
     if len(evidence.get("trajectory_step", ())):
         figures["trajectory"] = trajectory(evidence, seeds=one)
@@ -201,21 +201,22 @@ _GROUPS = (("remain", "#56B4E9", "remaining"), ("test", "#B3B3B3", "never seen")
 
 
 def belief_grid(
-    evidence: Mapping[str, Any], labels: Mapping[str, str], *, seeds: str = "1 seed", rows: int = 8
+    evidence: Mapping[str, Any], labels: Mapping[str, str], *, seeds: str = "1 seed", rows: int = 12
 ) -> Figure:
     """Forgotten images, and how each model spreads its belief over the classes; the true class in colour."""
     keys = [str(key) for key in evidence["belief_models"]]
     belief, truth = np.asarray(evidence["belief"], float)[:, :rows], np.asarray(evidence["labels"])[:rows]
     images, names = np.asarray(evidence["images"])[:rows], _names(evidence, belief.shape[2])
     shades, count = colours([*labels, *keys]), len(images)
-    figure = Figure(figsize=(_WIDTH, 1.1 + 0.86 * count), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 1.1 + 0.8 * count), layout="constrained")
     grid = figure.subplots(count, 1 + len(keys), squeeze=False, width_ratios=[1] + [1.45] * len(keys))
     classes = np.arange(belief.shape[2])
+    names, size = [_short(name, 9) for name in names], 9 if max(map(len, names)) <= 5 else 7.5
     for i in range(count):
         picture = images[i] if images[i].shape[-1] == 3 else images[i][..., 0]
-        grid[i, 0].imshow(picture, cmap="gray", interpolation="nearest")
+        grid[i, 0].imshow(picture, cmap="gray", vmin=images.min(), vmax=images.max(), interpolation="nearest")
         grid[i, 0].set_axis_off()
-        grid[i, 0].set_title(_short(names[truth[i]]), fontsize=9, pad=3)
+        grid[i, 0].set_title(names[truth[i]], fontsize=size, pad=3)
         for j, key in enumerate(keys):
             axes = grid[i, j + 1]
             tints = ["#BDBDBD"] * len(classes)
@@ -226,8 +227,8 @@ def belief_grid(
             guess = belief[j, i].argmax()
             wrong = guess != truth[i]
             axes.set_title(
-                f"{_short(names[guess])}: {100 * belief[j, i, guess]:.0f} %",
-                fontsize=9,
+                f"{names[guess]}: {100 * belief[j, i, guess]:.0f} %",
+                fontsize=size,
                 pad=3,
                 color="#A3003F" if wrong else _INK,
                 fontweight="bold" if wrong else "normal",

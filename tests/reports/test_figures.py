@@ -120,3 +120,9 @@ def test_a_distance_without_a_gap_is_read_from_its_value_and_seconds_are_not_cha
         method["values"]["seconds"] = 3.0
     titles = [axes.get_title() for axes in figures.gap_chart(request).axes if axes.get_visible()]
     assert titles == ["AvgD (points)", "KL (nats)", "JS (nats)"]
+
+
+def test_rows_that_are_no_images_have_no_grid():
+    whole = result()
+    flat = evidence() | {"images": np.zeros((8, 20))}
+    assert "beliefs" not in figures.draw(whole, whole["requests"][0], flat)
