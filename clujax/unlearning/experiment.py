@@ -74,12 +74,13 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
       ConfigError, DataNotFoundError, RequestError: before any training, and before the directory is claimed.
     """
     begin = time.perf_counter()
-    arms = {name: methods_for(config.methods, request) for name, request in config.requests.items()}
+    requests = {name: lookup(config.requests, name, "carry_out") for name in config.carry_out}
+    arms = {name: methods_for(config, request) for name, request in requests.items()}
     dataset = data.load(config.data.name, path=config.data.path, fallback=config.data.fallback)
     train, test = select_rows(dataset, config.data)
     splits = {
         (name, seed): data.make_split(train["y"], seed=seed, **split_settings(request))
-        for name, request in config.requests.items()
+        for name, request in requests.items()
         for seed in config.seeds
     }
     mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
@@ -87,7 +88,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
 
-    cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in config.requests}
+    cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in requests}
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
         shared = Run(
             config,
@@ -102,7 +103,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         )
         for seed in config.seeds:
             original = pretrain(shared, seed)
-            for i, name in enumerate(config.requests):
+            for i, name in enumerate(requests):
                 found = carry_out(shared, name, i, seed, splits[name, seed], original, arms[name])
                 for method, cell in found.items():
                     cells[name].setdefault(method, []).append(cell)
@@ -113,10 +114,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         "source": dataset.source._asdict(),
         "seeds": list(config.seeds),
         "requests": [
-            results.request_record(
-                name, config.requests[name], splits[name, config.seeds[0]], len(test["y"]), cells[name]
-            )
-            for name in config.requests
+            results.request_record(name, request, splits[name, config.seeds[0]], len(test["y"]), cells[name])
+            for name, request in requests.items()
         ],
         "wall_seconds": time.perf_counter() - begin,
     }
@@ -221,12 +220,12 @@ def request_for(run, params, stats, forget, remain) -> Request:
 # Names in a config become functions here, once.
 
 
-def methods_for(settings: ConfigDict, request: ConfigDict) -> dict[str, Method]:
-    """The configured methods of one request; `request.override.<name>` replaces settings of `methods.<name>`."""
+def methods_for(config: ConfigDict, request: ConfigDict) -> dict[str, Method]:
+    """The methods to compare on one request; `request.override.<name>` replaces settings of `methods.<name>`."""
     override = request.get("override", {})
     found = {}
-    for name, values in settings.items():
-        values = values.to_dict() | dict(override.get(name, {}))
+    for name in config.compare:
+        values = lookup(config.methods, name, "compare").to_dict() | dict(override.get(name, {}))
         kind = lookup(METHODS, values.pop("method", name), f"methods.{name}.method")
         if "schedule" in values:
             values["schedule"] = lookup(SCHEDULES, values["schedule"], f"methods.{name}.schedule")
@@ -239,7 +238,11 @@ def methods_for(settings: ConfigDict, request: ConfigDict) -> dict[str, Method]:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"methods.{name}: {error}") from error
     if "retrain" not in found:
-        raise ConfigError("methods.retrain is missing: every number is read against the retrained network. Add it.")
+        raise ConfigError("compare lacks 'retrain': every number is read against the retrained network. Add it.")
+    if config.evidence.method not in found:
+        raise ConfigError(
+            f"evidence.method is {config.evidence.method!r}; expected one of compare: {', '.join(found)}."
+        )
     return found
 
 

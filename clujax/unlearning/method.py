@@ -108,7 +108,7 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50,
         for name, batch in work:
             state, values = plan.steps[name](state, batch)
             finite &= values.pop("finite")
-            metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
+            metrics |= {key if "/" in key else f"{name}/{key}": value for key, value in values.items()}
         return state, metrics | {"loss": values["loss"], "finite": finite}
 
     state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, **fit_options)

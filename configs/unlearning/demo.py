@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     config.pretrain = ConfigDict(
         {"epochs": 30, "batch_size": 128, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     )
+    config.carry_out = ("random", "class")
     config.requests = ConfigDict(
         {
             "random": {"label": "10 % random rows", "scenario": "random", "fraction": 0.1},
@@ -40,6 +41,15 @@ def get_config() -> ConfigDict:
                 "override": {"sfron": {"steps": 150}},
             },
         }
+    )
+    config.compare = (
+        "retrain",
+        "retrain_again",
+        "finetune",
+        "gradient_ascent",
+        "random_label",
+        "salun",
+        "sfron",
     )
     config.methods = ConfigDict(
         {

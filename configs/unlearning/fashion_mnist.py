@@ -31,8 +31,26 @@ def get_config() -> ConfigDict:
     config.pretrain = ConfigDict(
         {"epochs": 30, "batch_size": 128, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     )
+    config.carry_out = ("random",)
     config.requests = ConfigDict({"random": {"label": "10 % random rows", "scenario": "random", "fraction": 0.1}})
     ascent = {"name": "adaptive_ascent"}
+    config.compare = (
+        "retrain",
+        "retrain_again",
+        "finetune",
+        "gradient_ascent",
+        "random_label",
+        "salun",
+        "scrub",
+        "bad_teacher",
+        "ron",
+        "fron",
+        "sfron",
+        "sfron_no_floor",
+        "euclidean",
+        "fixed_fisher",
+        "remain_newton",
+    )
     config.methods = ConfigDict(
         {
             "retrain": config.pretrain.to_dict(),
