@@ -106,6 +106,8 @@ def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
     run.result["title"] = "changed"
 
     def full(self, content):
+        with open(self, "wb") as file:
+            file.write(content[:10])
         raise OSError(28, "No space left on device", str(self))
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
