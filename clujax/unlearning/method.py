@@ -136,5 +136,8 @@ def run_warnings(records: list) -> tuple[str, ...]:
         )
     norms = [r["forget/grad_norm"] for r in records if "forget/grad_norm" in r]
     if norms and np.median(norms) < 1e-8:
-        found.append(f"The forget gradient vanished (median norm {np.median(norms):.1e}): nothing was forgotten.")
+        found.append(
+            f"The forget gradient vanished (median norm {np.median(norms):.1e}): nothing was forgotten. Rows whose float32"
+            " loss is exactly 0 take all the weight and have no gradient; use a loss floor (floor=1e-3)."
+        )
     return tuple(found)
