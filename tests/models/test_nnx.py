@@ -153,7 +153,7 @@ def test_streams_split_for_vmap_keep_their_shape():
             self.rngs = rngs.split(3)
 
         def __call__(self, x):
-            return x + jax.vmap(jax.random.normal)(self.rngs.dropout())[:, None]
+            return x + jax.vmap(jax.random.normal)(self.rngs.dropout.key[...])[:, None]
 
     network, params, stats = from_nnx(Split(nnx.Rngs(dropout=0)))
     logits, after = network.apply(params, stats, jnp.zeros((3, 2)), train=True, key=jax.random.key(0))
