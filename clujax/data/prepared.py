@@ -99,25 +99,27 @@ def prepare(name: str, data_dir: str | pathlib.Path, parts: dict[str, tuple], cl
 
     shape = next(iter(parts.values()))[0].shape[1:]
 
-    class FromArrays(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
+    with tfds.core.registered.skip_registration():  # a class of this name may be made once only otherwise
 
-        def _info(self):
-            features = tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
-                    "label": tfds.features.ClassLabel(names=list(classes)),
-                    "index": np.int64,
-                }
-            )
-            return tfds.core.DatasetInfo(builder=self, features=features)
+        class FromArrays(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
 
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(*arrays) for split, arrays in parts.items()}
+            def _info(self):
+                features = tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
+                        "label": tfds.features.ClassLabel(names=list(classes)),
+                        "index": np.int64,
+                    }
+                )
+                return tfds.core.DatasetInfo(builder=self, features=features)
 
-        def _generate_examples(self, images, labels):
-            for i in range(len(labels)):
-                yield i, {"image": images[i], "label": int(labels[i]), "index": i}
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(*arrays) for split, arrays in parts.items()}
+
+            def _generate_examples(self, images, labels):
+                for i in range(len(labels)):
+                    yield i, {"image": images[i], "label": int(labels[i]), "index": i}
 
     FromArrays.name = name
     builder = FromArrays(data_dir=str(data_dir), file_format="array_record")

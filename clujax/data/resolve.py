@@ -200,8 +200,8 @@ def read_image_folder(path):
     def rows_of(folder):
         classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
         images, labels = [], []
-        for label, child in enumerate(classes):
-            for file in sorted(child.iterdir()):
+        for label, name in enumerate(classes):
+            for file in sorted((folder / name).iterdir()):
                 if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
                     try:
                         with Image.open(file) as picture:
