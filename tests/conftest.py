@@ -1,5 +1,6 @@
 """Eight virtual devices, the persistent compilation cache, and markers shared by all tests."""
 
+import functools
 import os
 import pathlib
 
@@ -10,6 +11,30 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
+
+
+def pytest_runtest_setup(item):
+    """Skip a test marked `needs_data(name)` with the resolver's message when that set is not on this machine."""
+    for marker in item.iter_markers("needs_data"):
+        reason = missing_data(marker.args[0])
+        if reason:
+            pytest.skip(reason)
+
+
+@functools.cache
+def missing_data(name):
+    """The resolver's message, "" when the set is here; a damaged one is no reason to skip."""
+    from clujax.data import load
+    from clujax.data.files import DamagedDataError
+    from clujax.errors import DataNotFoundError
+
+    try:
+        load(name)
+    except DamagedDataError:
+        raise
+    except DataNotFoundError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import hashlib
 import io
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -25,6 +26,10 @@ MNIST = {
 }
 
 
+class DamagedDataError(DataNotFoundError):
+    """A file is there but is not what it must be: never passed over for another place that has the set."""
+
+
 def sha256(content: bytes) -> str:
     """Hexadecimal sha256."""
     return hashlib.sha256(content).hexdigest()
@@ -34,26 +39,29 @@ def read_idx(path: str | pathlib.Path, expected: str | None = None) -> tuple[np.
     """One idx file of bytes, gzipped or raw, and the sha256 of its decompressed content.
 
     Raises:
-      DataNotFoundError: it is damaged, not idx, or not the expected content; both sha256 are named.
+      DamagedDataError: it is damaged, not idx, or not the expected content; both sha256 are named.
     """
     path = pathlib.Path(path)
     raw = path.read_bytes()
     try:
         content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, ValueError) as error:
-        raise DataNotFoundError(f"{path} is damaged ({error}); file sha256 {sha256(raw)}. Get it again.") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        wanted = f", expected content {expected}" if expected else ""
+        raise DamagedDataError(
+            f"{path} is damaged ({error}); sha256 of the file {sha256(raw)}{wanted}. Get it again."
+        ) from error
     found = sha256(content)
     wanted = f", expected {expected}" if expected else ""
-    if len(content) < 8 or content[:3] != b"\0\0\x08":
-        raise DataNotFoundError(f"{path} is not an idx file of bytes; sha256 {found}{wanted}. Get it again.")
+    if len(content) < 8 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+        raise DamagedDataError(f"{path} is not an idx file of bytes; sha256 {found}{wanted}. Get it again.")
     ndim = content[3]
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", ndim, 4))
     if len(content) != 4 + 4 * ndim + int(np.prod(shape)):
-        raise DataNotFoundError(
+        raise DamagedDataError(
             f"{path} is cut short or too long for shape {shape}; sha256 {found}{wanted}. Get it again."
         )
     if expected and found != expected:
-        raise DataNotFoundError(f"{path} has sha256 {found}, expected {expected}: not the known data. Get it again.")
+        raise DamagedDataError(f"{path} has sha256 {found}, expected {expected}: not the known data. Get it again.")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape), found
 
 
@@ -66,37 +74,44 @@ def read_idx_folder(folder: str | pathlib.Path, expected: dict[str, str] | None)
         names = [f"{part}{dot}idx{rank}-ubyte{end}" for dot in "-." for end in ("", ".gz")]
         here = next((folder / name for name in names if (folder / name).exists()), None)
         if here is None:
-            raise DataNotFoundError(f"{folder} has none of {', '.join(names)}.")
+            raise DamagedDataError(f"{folder} has none of {', '.join(names)}.")
         array, found = read_idx(here, expected and expected[part])
         arrays.append(array)
         hashes.append(found)
     x_train, y_train, x_test, y_test = arrays
     for x, y, name in ((x_train, y_train, "train"), (x_test, y_test, "t10k")):
         if len(x) != len(y):
-            raise DataNotFoundError(f"{folder}: {name} has {len(x)} images but {len(y)} labels.")
+            raise DamagedDataError(f"{folder}: {name} has {len(x)} images but {len(y)} labels.")
     return (x_train, y_train, x_test, y_test), sha256("".join(hashes).encode())
 
 
 def read_npz(path: str | pathlib.Path):
-    """`x_train, y_train, x_test, y_test` of an `.npz` (or `x, y`, of which every fifth row is for testing), and its sha256.
+    """`x_train, y_train, x_test, y_test` of an `.npz`, their raw row numbers (None: counted from 0) and its sha256.
+
+    Of an archive of `x` and `y` alone every fifth row is for testing.
 
     Raises:
-      DataNotFoundError: the archive is damaged, holds objects, or lacks these arrays; its sha256 is named.
+      DamagedDataError: the archive is damaged, holds objects, or lacks these arrays; its sha256 is named.
     """
     path = pathlib.Path(path)
     raw = path.read_bytes()
     try:
+        if not raw.startswith(b"PK"):
+            raise ValueError("it is no zip archive")
         with np.load(io.BytesIO(raw), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
-        raise DataNotFoundError(f"{path} is not a whole .npz ({error}); sha256 {sha256(raw)}. Get it again.") from error
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, NotImplementedError) as error:
+        raise DamagedDataError(f"{path} is not a whole .npz ({error}); sha256 {sha256(raw)}. Get it again.") from error
     if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
-        parts = tuple(arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
+        parts, rows = tuple(arrays[name] for name in ("x_train", "y_train", "x_test", "y_test")), None
     elif {"x", "y"} <= set(arrays):
+        if len(arrays["x"]) != len(arrays["y"]):
+            raise DamagedDataError(f"{path} has {len(arrays['x'])} x but {len(arrays['y'])} y. sha256 {sha256(raw)}.")
         held = np.arange(len(arrays["y"])) % 5 == 4
         parts = (arrays["x"][~held], arrays["y"][~held], arrays["x"][held], arrays["y"][held])
+        rows = (np.flatnonzero(~held), np.flatnonzero(held))
     else:
-        raise DataNotFoundError(
+        raise DamagedDataError(
             f"{path} holds {sorted(arrays)}; expected x_train, y_train, x_test, y_test, or x and y. sha256 {sha256(raw)}."
         )
-    return parts, sha256(raw)
+    return parts, rows, sha256(raw)

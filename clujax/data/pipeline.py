@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Columns:
-    """A random-access source of rows over columns (arrays or memory maps), each with its row number."""
+    """A random-access source of rows over columns (arrays or memory maps), every row a dict."""
 
     def __init__(self, columns: Mapping[str, Any]):
         self.columns = dict(columns)
@@ -37,7 +37,7 @@ def pipeline(
       source: anything with `len` and `[i]` giving a dict (tfds `as_data_source`, `Columns`).
       batch_size: rows in this process's batch.
       seed: of the shuffles.
-      num_epochs: None repeats without end.
+      num_epochs: None repeats without end; else rows that do not fill a last batch are left out.
       num_workers: reader processes; 0 reads in this one.
       process_index, process_count: which share of the rows; jax's by default.
 

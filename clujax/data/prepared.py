@@ -15,23 +15,46 @@ def find_prepared(name: str, folder: pathlib.Path) -> pathlib.Path:
     Raises:
       DataNotFoundError: there is none, or it is in a format that needs TensorFlow.
     """
-    infos = sorted(folder.glob(f"{name}/**/dataset_info.json"))
+    infos = list(folder.glob(f"{name}/**/dataset_info.json"))
     if not infos:
         raise DataNotFoundError(f"no prepared {name} (no {name}/*/dataset_info.json)")
-    kind = json.loads(infos[-1].read_text()).get("fileFormat", "tfrecord")
+    newest = max((info.parent for info in infos), key=_version)
+    check_format(newest)
+    return newest
+
+
+def check_format(folder: pathlib.Path) -> None:
+    """Refuse a prepared set in a format that needs TensorFlow.
+
+    Raises:
+      DataNotFoundError: naming the folder, its format and the fix.
+    """
+    try:
+        kind = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+    except (ValueError, AttributeError) as error:
+        raise DataNotFoundError(f"{folder / 'dataset_info.json'} is damaged ({error}); prepare it again") from error
     if kind not in ("array_record", "parquet"):
         raise DataNotFoundError(
-            f"{infos[-1].parent} is prepared as {kind}, which only TensorFlow reads;"
+            f"{folder} is prepared as {kind}, which only TensorFlow reads;"
             ' prepare it again with file_format="array_record"'
         )
-    return infos[-1].parent
+
+
+def _version(folder):
+    """Sort key: versions by number, 1.10.0 after 1.9.0."""
+    parts = folder.name.split(".")
+    return [int(part) for part in parts] if all(part.isdigit() for part in parts) else [-1]
 
 
 def read_prepared(folder: pathlib.Path):
     """All rows of the splits train and test of a prepared image classification set.
 
     An `index` feature, when there is one, is the raw row number; else the prepared order is.
+
+    Raises:
+      DataNotFoundError: tensorflow-datasets is not installed, or the set is no image classification that it can read.
     """
+    check_format(folder)
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -39,14 +62,18 @@ def read_prepared(folder: pathlib.Path):
             f"tensorflow-datasets cannot be imported ({error}); pip install 'clujax[data]'"
         ) from error
     builder = tfds.builder_from_directory(str(folder))
-    label = builder.info.features["label"]
-    splits = builder.info.splits
+    missing = {"image", "label"} - set(builder.info.features)
+    if missing:
+        raise DataNotFoundError(f"{folder} has the features {sorted(builder.info.features)}; lacking {sorted(missing)}")
+    label, splits = builder.info.features["label"], builder.info.splits
     test_name = next((name for name in ("test", "validation") if name in splits), None)
     if "train" not in splits or test_name is None:
         raise DataNotFoundError(f"{folder} has the splits {sorted(splits)}; expected train and test (or validation)")
     parts, rows = [], []
     for split in ("train", test_name):
         source = builder.as_data_source(split=split)
+        if not len(source):
+            raise DataNotFoundError(f"{folder} has no rows in {split}")
         examples = [source[i] for i in range(len(source))]
         parts += [np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])]
         rows.append(np.array([e.get("index", i) for i, e in enumerate(examples)]))
@@ -72,25 +99,27 @@ def prepare(name: str, data_dir: str | pathlib.Path, parts: dict[str, tuple], cl
 
     shape = next(iter(parts.values()))[0].shape[1:]
 
-    class FromArrays(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
+    with tfds.core.registered.skip_registration():  # a class of this name may be made once only otherwise
 
-        def _info(self):
-            features = tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
-                    "label": tfds.features.ClassLabel(names=list(classes)),
-                    "index": np.int64,
-                }
-            )
-            return tfds.core.DatasetInfo(builder=self, features=features)
+        class FromArrays(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
 
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(*arrays) for split, arrays in parts.items()}
+            def _info(self):
+                features = tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Tensor(shape=shape, dtype=np.uint8),
+                        "label": tfds.features.ClassLabel(names=list(classes)),
+                        "index": np.int64,
+                    }
+                )
+                return tfds.core.DatasetInfo(builder=self, features=features)
 
-        def _generate_examples(self, images, labels):
-            for i in range(len(labels)):
-                yield i, {"image": images[i], "label": int(labels[i]), "index": i}
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(*arrays) for split, arrays in parts.items()}
+
+            def _generate_examples(self, images, labels):
+                for i in range(len(labels)):
+                    yield i, {"image": images[i], "label": int(labels[i]), "index": i}
 
     FromArrays.name = name
     builder = FromArrays(data_dir=str(data_dir), file_format="array_record")

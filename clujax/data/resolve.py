@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -60,7 +61,8 @@ def load(
       fallback: another name to load when this one is not found; said in a warning and in the `Source`.
 
     Raises:
-      DataNotFoundError: a bad `path` (at once), or nothing found: every place and what was wrong there, and the fixes.
+      DataNotFoundError: a bad `path` or a damaged file (at once), or nothing found: every place and what was wrong
+        there, and the fixes.
     """
     known = KNOWN.get(name, Known())
     if path is not None:
@@ -69,6 +71,8 @@ def load(
     for place, read in places(name, known, data_dir, download):
         try:
             return read()
+        except files.DamagedDataError:
+            raise
         except DataNotFoundError as error:
             failures.append(f"  {place}: {error}")
     if fallback is not None:
@@ -118,8 +122,8 @@ def read_path(name: str, known: Known, path: pathlib.Path) -> Dataset:
     if not path.exists():
         raise DataNotFoundError(f"data.path {path} does not exist.")
     if path.suffix == ".npz":
-        parts, digest = files.read_npz(path)
-        return dataset(parts, known.classes, Source("npz", path.name, "", digest, 0))
+        parts, rows, digest = files.read_npz(path)
+        return dataset(parts, known.classes, Source("npz", path.name, "", digest, 0), rows)
     if not path.is_dir():
         raise DataNotFoundError(f"data.path {path} is a file; expected an .npz, or a folder of idx files or images.")
     if (path / "dataset_info.json").exists():
@@ -133,7 +137,7 @@ def read_path(name: str, known: Known, path: pathlib.Path) -> Dataset:
 
 
 def read_data_dir(name, known, root):
-    """`<name>.npz`, `<name>/` or the folder itself when it is a `node_modules` parent."""
+    """`<name>.npz`, `<name>/<name>.npz` or whatever `read_path` reads in `<name>/`."""
     if not root:
         raise DataNotFoundError("not set")
     tries = [pathlib.Path(root) / f"{name}.npz", pathlib.Path(root) / name / f"{name}.npz", pathlib.Path(root) / name]
@@ -147,7 +151,12 @@ def read_package(name, known):
     """Rows that an installed pip package carries, split by a fixed seed."""
     if known.package is None:
         raise DataNotFoundError("no pip package is known to carry it")
-    x, y, classes, (path, version, digest) = known.package()
+    try:
+        x, y, classes, (path, version, digest) = known.package()
+    except DataNotFoundError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataNotFoundError(f"the installed package does not carry it as expected ({error})") from error
     parts, rows = packages.hold_out(x, y)
     return dataset(parts, classes, Source("package", path, version, digest, 0), rows)
 
@@ -191,11 +200,14 @@ def read_image_folder(path):
     def rows_of(folder):
         classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
         images, labels = [], []
-        for label, child in enumerate(classes):
-            for file in sorted(child.iterdir()):
+        for label, name in enumerate(classes):
+            for file in sorted((folder / name).iterdir()):
                 if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
-                    with Image.open(file) as picture:
-                        images.append(np.asarray(picture.convert("RGB")))
+                    try:
+                        with Image.open(file) as picture:
+                            images.append(np.asarray(picture.convert("RGB")))
+                    except OSError as error:
+                        raise files.DamagedDataError(f"{file} is not a whole image ({error}). Get it again.") from error
                     labels.append(label)
         if not images:
             raise DataNotFoundError(f"{folder} has no idx files, and no images in one folder a class.")
@@ -228,6 +240,11 @@ def dataset(parts, classes, source, rows=None) -> Dataset:
             raise DataNotFoundError(f"{source.path} has labels of dtype {y.dtype}; expected integers.")
         x = x[..., None] if x.ndim == 3 else x
         sides.append({"x": x, "y": y.astype(np.int32), "index": np.asarray(index, np.int64)})
-    classes = classes or tuple(map(str, range(int(max(sides[0]["y"].max(), sides[1]["y"].max())) + 1)))
+    labels = np.concatenate([side["y"] for side in sides])
+    classes = classes or tuple(map(str, range(int(labels.max()) + 1)))
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise DataNotFoundError(
+            f"{source.path} has labels {labels.min()} … {labels.max()}; expected 0 … {len(classes) - 1}."
+        )
     total = len(sides[0]["y"]) + len(sides[1]["y"])
     return Dataset(sides[0], sides[1], tuple(classes), source._replace(n=total))

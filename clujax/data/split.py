@@ -48,6 +48,8 @@ def make_split(
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise RequestError(f"labels has shape {labels.shape}, dtype {labels.dtype}; expected [N] integers.")
+    if seed < 0:
+        raise RequestError(f"seed is {seed}; expected at least 0.")
     if scenario not in SCENARIOS:
         raise RequestError(f"scenario is {scenario!r}; expected one of {SCENARIOS}.")
     if scenario in ("random", "incremental"):
@@ -62,7 +64,7 @@ def make_split(
     elif scenario == "random":
         forget = _first(order, fraction)
     elif scenario == "class":
-        if not classes:
+        if classes is None or not len(classes):
             raise RequestError("a class split needs classes=, the labels to forget.")
         absent = sorted(set(classes) - set(np.unique(labels).tolist()))
         if absent:

@@ -58,7 +58,10 @@ def from_apply(apply_fn: Callable, features: Callable | None = None, head: tuple
     def apply(params, stats, inputs, *, train=False, key=None):
         return apply_fn(params, inputs).astype(jnp.float32), stats
 
-    return Classifier(init, apply, features or init, head)
+    def no_features(params, stats, inputs):
+        raise ValueError("this classifier was made by from_apply and has no features; pass features=.")
+
+    return Classifier(init, apply, features or no_features, head)
 
 
 def with_inputs(classifier: Classifier, prepare: Callable) -> Classifier:

@@ -24,6 +24,10 @@ class CNN(nn.Module):
 
     def features(self, x, train: bool = False):
         check_images(x)
+        if min(x.shape[1:3]) < 2 ** len(self.widths):
+            raise ValueError(
+                f"images of {x.shape[1]} × {x.shape[2]} pixels are too small for {len(self.widths)} poolings."
+            )
         for i, conv in enumerate(self.convs):
             x = conv(x)
             x = self.norms[i](x, use_running_average=not train) if self.batch_norm else x

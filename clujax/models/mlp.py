@@ -23,6 +23,8 @@ class MLP(nn.Module):
         self.head = nn.Dense(self.num_classes, dtype=self.dtype)
 
     def features(self, x, train: bool = False):
+        if x.ndim < 2:
+            raise ValueError(f"inputs has shape {x.shape}; expected a batch [B, ...].")
         x = x.reshape(x.shape[0], -1)
         for layer in self.layers:
             x = nn.relu(layer(x))

@@ -14,7 +14,8 @@ def from_nnx(model: Any, head: tuple[str, ...] = ("head",)) -> tuple[Classifier,
     """Split an NNX model into a pure classifier, its parameters and its other state.
 
     The model object is left as it is: each call merges a copy, so that vmap over parameters, jvp of grad and jit need no
-    care. Train and eval mode are set on the copy (`model.train()`, `model.eval()`).
+    care. Train and eval mode are set on the copy (`model.train()`, `model.eval()`). With a key, `apply` in training draws
+    from it alone; without one, from the streams in `stats`, which move on.
 
     Args:
       model: an `nnx.Module` called as `model(inputs) -> logits`; `model.features(inputs)` is used if it has one.
@@ -52,5 +53,18 @@ def from_nnx(model: Any, head: tuple[str, ...] = ("head",)) -> tuple[Classifier,
 
 
 def _reseed(stats, key):
-    """Put the step's key into every random stream, so that dropout follows the step and not the call count."""
-    return jax.tree.map(lambda leaf: key if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf, stats)
+    """Give every random stream its own key from the step's and count 0: dropout follows the step, not the call count."""
+    if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    streams = iter(range(len(jax.tree.leaves(stats))))
+
+    def fresh(variable):
+        value = variable.get_value()
+        if isinstance(variable, nnx.RngCount):
+            return variable.replace(jnp.zeros_like(value))
+        if isinstance(variable, nnx.RngKey):
+            own = jax.random.fold_in(key, next(streams))
+            return variable.replace(jax.random.split(own, value.shape) if value.shape else own)
+        return variable
+
+    return jax.tree.map(fresh, stats, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

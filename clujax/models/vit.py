@@ -76,9 +76,11 @@ def vit(
     ViT-B/16 is image_size 224, patch 16, width 768, depth 12, 12 heads.
 
     Raises:
-      ValueError: the patch does not divide the image.
+      ValueError: the patch does not divide the image, or the heads the width.
     """
     if image_size % patch:
         raise ValueError(f"patch is {patch}; expected a divisor of image_size {image_size}.")
+    if width % num_heads:
+        raise ValueError(f"num_heads is {num_heads}; expected a divisor of width {width}.")
     tokens = (image_size // patch) ** 2
     return from_linen(ViT(num_classes, patch, width, depth, num_heads, dropout, dtype, tokens))
