@@ -128,16 +128,22 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50,
 def run_warnings(records: list) -> tuple[str, ...]:
     """What a user must hear about a finished run, in words."""
     found = []
-    sizes = [r["forget/effective_sample_size"] for r in records if "forget/effective_sample_size" in r]
-    if sizes and np.median(sizes) < 2:
+
+    def median(name):
+        values = [record[name] for record in records if name in record]
+        return float(np.median(values)) if values else None
+
+    size, silent, norm = (median(f"forget/{name}") for name in ("effective_sample_size", "silent_weight", "grad_norm"))
+    if silent is not None and silent > 0.9:
         found.append(
-            f"The median effective sample size of the forget batches was {np.median(sizes):.2f}: one row with a loss"
-            " near 0 took all the weight, so little was forgotten. Use a loss floor (floor=1e-3)."
+            f"Rows whose float32 loss is exactly 0 took {100 * silent:.0f} % of the weight of the forget batches and push"
+            " nothing, so next to nothing was forgotten. Use a loss floor (floor=1e-3)."
         )
-    norms = [r["forget/grad_norm"] for r in records if "forget/grad_norm" in r]
-    if norms and np.median(norms) < 1e-8:
+    elif size is not None and size < 2:
         found.append(
-            f"The forget gradient vanished (median norm {np.median(norms):.1e}): nothing was forgotten. Rows whose float32"
-            " loss is exactly 0 take all the weight and have no gradient; use a loss floor (floor=1e-3)."
+            f"The median effective sample size of the forget batches was {size:.2f}: one row took all the weight."
+            " Use a smaller exponent or a higher loss floor."
         )
+    if norm is not None and norm < 1e-8:
+        found.append(f"The forget gradient vanished (median norm {norm:.1e}): nothing was forgotten.")
     return tuple(found)

@@ -109,23 +109,25 @@ def test_whole_cycles_take_the_same_trajectory(stateless, steps):
 
 def test_a_loss_of_zero_disables_floor_0_and_says_so(stateless):
     """The published coefficients, float32 losses of exactly 0: nothing is forgotten, and a warning names the cure."""
-    sure = stateless._replace(params=jax.tree.map(lambda p: p * 6, stateless.params))
-    assert float(jnp.min(cross_entropy(sure, sure.params, sure.forget))) == 0
-    # With a learning rate for the forget step alone, the repairs cannot hide what it did.
+    sure = stateless._replace(params=jax.tree.map(lambda p: p * 2, stateless.params))
+    losses = cross_entropy(sure, sure.params, sure.forget)
+    assert float(jnp.min(losses)) == 0 < float(jnp.max(losses))
     results = {}
     for floor in (0.0, 1e-3):
-        method = sfron(
-            steps=4, repair=4, objective=adaptive_ascent(0.5, floor), threshold=None, batch_size=32, weight_decay=0.0
-        )
+        method = sfron(steps=4, repair=4, objective=adaptive_ascent(0.5, floor), threshold=None, batch_size=32)
         results[floor] = unlearn(method, sure, key=jax.random.key(7), log_every=1)
-    assert any("nothing was forgotten" in text and "floor=1e-3" in text for text in results[0.0].warnings)
-    assert not results[1e-3].warnings
-    assert results[0.0].records[0]["forget/grad_norm"] < 1e-6 < results[1e-3].records[0]["forget/grad_norm"]
+    (warning,) = results[0.0].warnings
+    assert "100 % of the weight" in warning
+    assert "floor=1e-3" in warning
+    assert not any("exactly 0" in text for text in results[1e-3].warnings)
+    assert results[0.0].records[0]["forget/grad_norm"] < 1e-3 * results[1e-3].records[0]["forget/grad_norm"]
 
 
 def test_forgetting_lowers_membership_evidence(stateless):
     """A real forgetting: the loss on forget rows rises, the remaining rows stay."""
-    outcome = unlearn(sfron(steps=40, repair=4, ascent=20.0, batch_size=32), stateless, key=jax.random.key(8))
+    outcome = unlearn(
+        sfron(steps=40, repair=4, ascent=100.0, learning_rate=0.05, batch_size=32), stateless, key=jax.random.key(8)
+    )
     before, after = (
         {
             name: float(jnp.mean(cross_entropy(stateless, params, getattr(stateless, name))))
@@ -133,8 +135,8 @@ def test_forgetting_lowers_membership_evidence(stateless):
         }
         for params in (stateless.params, outcome.params)
     )
-    assert after["forget"] > 3 * before["forget"]
-    assert after["remain"] < 0.35
+    assert after["forget"] > 10 * before["forget"]
+    assert after["remain"] < 5 * before["remain"]
 
 
 def test_salun_keeps_masked_weights_to_the_bit(stateless):
@@ -185,7 +187,7 @@ def test_remain_newton_disturbs_the_remaining_rows_less(stateless):
 
     def cost_at_equal_forgetting(method):
         rates = []
-        for rate in (0.005, 0.02, 0.05, 0.1):
+        for rate in (1.0, 2.0, 5.0, 10.0):
             outcome = unlearn(method(learning_rate=rate, **options), stateless, key=jax.random.key(12))
             loss = {
                 name: float(jnp.mean(cross_entropy(stateless, outcome.params, getattr(stateless, name))))
@@ -193,7 +195,7 @@ def test_remain_newton_disturbs_the_remaining_rows_less(stateless):
             }
             rates.append((loss["forget"], loss["remain"]))
         forget, remain = np.array(sorted(rates)).T
-        return np.interp(0.5, forget, remain)
+        return np.interp(0.3, forget, remain)
 
     assert cost_at_equal_forgetting(lambda **o: remain_newton(damping=0.05, **o)) < cost_at_equal_forgetting(euclidean)
 
