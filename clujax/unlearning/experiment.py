@@ -1,6 +1,5 @@
 """One unlearning run: pretrain, request, adapt, evaluate. The only file of this room that reads a config."""
 
-import hashlib
 import json
 import pathlib
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
 
-from clujax import data, models, training
+from clujax import configuration, data, models, training
 from clujax.errors import ConfigError
 from clujax.unlearning import evidence, methods, results, schedules
 from clujax.unlearning.decomposition import parts_probe
@@ -90,6 +89,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
 
     cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in requests}
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
+        total = len(config.seeds) * (1 + sum(map(len, arms.values())))
+        progress.add_task("networks", total=total)
         shared = Run(
             config,
             pathlib.Path(workdir),
@@ -110,7 +111,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     result = {
         "title": config.title,
         "command": " ".join(["clujax", *sys.argv[1:]]),
-        "config_digest": hashlib.sha256(config.to_json_best_effort(sort_keys=True).encode()).hexdigest(),
+        "config_digest": configuration.digest(config),
         "source": dataset.source._asdict(),
         "seeds": list(config.seeds),
         "requests": [
@@ -149,7 +150,7 @@ def carry_out(run, name, number, seed, split, original, arms) -> dict[str, Cell]
     for method_name, method in arms.items():
         options = {}
         if method_name == run.config.evidence.method and seed == run.config.seeds[0]:
-            options = {"probe": parts_probe(request), "probe_every": run.config.evidence.probe_every}
+            options = {"probe": parts_probe(request)}
         outcomes[method_name] = stage(
             run,
             f"seed{seed}/{name}/{method_name}",
@@ -186,7 +187,7 @@ def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Ou
     """Run one network's training under its own checkpoints and metrics in `workdir/stages/name`."""
     directory = run.workdir / "stages" / name
     with training.Checkpoints(directory / "checkpoints") as checkpoints, training.Writer(directory) as writer:
-        return work(
+        outcome = work(
             *args,
             checkpoints=checkpoints,
             checkpoint_every=run.config.checkpoint_every,
@@ -196,6 +197,11 @@ def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Ou
             description=name,
             **options,
         )
+    overall, *own = run.progress.task_ids
+    run.progress.advance(overall)
+    for task in own:
+        run.progress.remove_task(task)
+    return outcome
 
 
 def take_rows(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
@@ -246,7 +252,7 @@ def methods_for(config: ConfigDict, request: ConfigDict) -> dict[str, Method]:
     return found
 
 
-def lookup(table: Mapping[str, Any], name: str, where: str) -> Any:
+def lookup(table: Mapping[str, Any] | ConfigDict, name: str, where: str) -> Any:
     """The function a config names."""
     if name not in table:
         raise ConfigError(f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.")
@@ -259,11 +265,15 @@ def split_settings(request: ConfigDict) -> dict:
 
 
 def select_rows(dataset: data.Dataset, settings: ConfigDict):
-    """Training and test rows: the first `train_rows`, or all."""
-    count = settings.train_rows or len(dataset.train["y"])
-    if count > len(dataset.train["y"]):
-        raise ConfigError(f"data.train_rows is {count}; {settings.name} has {len(dataset.train['y'])} training rows.")
-    return {key: column[:count] for key, column in dataset.train.items()}, dataset.test
+    """Training and test rows: the first `train_rows` and `test_rows`, or all."""
+    sides = []
+    for name in ("train", "test"):
+        columns = getattr(dataset, name)
+        count = settings[f"{name}_rows"] or len(columns["y"])
+        if not 0 < count <= len(columns["y"]):
+            raise ConfigError(f"data.{name}_rows is {count}; {settings.name} has {len(columns['y'])} {name} rows.")
+        sides.append(take_rows(columns, slice(count)))
+    return sides
 
 
 def build_classifier(settings: ConfigDict, train: Mapping[str, Any], num_classes: int) -> models.Classifier:

@@ -62,7 +62,6 @@ def unlearn(
     *,
     key: PRNGKeyArray,
     probe: Callable[[PyTree, PyTree], Mapping[str, Any]] | None = None,
-    probe_every: int = 50,
     **fit_options: Any,
 ) -> Outcome:
     """Carry out a forget request with one method.
@@ -71,8 +70,8 @@ def unlearn(
       method: for example `clujax.unlearning.sfron(steps=300)`.
       request: the network, the rows to forget and the rows to keep. It is left as it was.
       key: all randomness of the run.
-      probe: `probe(params, stats) -> {name: number}`, measured before every `probe_every`-th iteration and recorded as
-        `probe/name`; its time is not counted as the method's.
+      probe: `probe(params, stats) -> {name: number}`, measured before each logged iteration (`log_every`) and recorded
+        as `probe/name`; its time is not counted as the method's.
       **fit_options: passed to `clujax.training.fit` (progress, checkpoints, writer, ...).
 
     Returns:
@@ -88,11 +87,11 @@ def unlearn(
     plan = method.prepare(request, prepare_key)
     jax.block_until_ready((plan.params, plan.facts))
     prepare_seconds = time.perf_counter() - begin
-    outcome = execute(plan, key=run_key, probe=probe, probe_every=probe_every, **fit_options)
+    outcome = execute(plan, key=run_key, probe=probe, **fit_options)
     return outcome._replace(prepare_seconds=prepare_seconds, settings=method.settings)
 
 
-def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50, **fit_options: Any) -> Outcome:
+def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, **fit_options: Any) -> Outcome:
     """Run a prepared plan; arguments as for `unlearn`."""
     state = init_state(plan.params, plan.stats, plan.tx, key)
     probing = 0.0
@@ -101,7 +100,7 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50,
         nonlocal probing
         s, work = item
         metrics, finite = {}, True
-        if probe is not None and s % probe_every == 0:
+        if probe is not None and s % log_every == 0:
             begin = time.perf_counter()
             metrics = {f"probe/{name}": np.asarray(value) for name, value in probe(state.params, state.stats).items()}
             probing += time.perf_counter() - begin
@@ -111,7 +110,7 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50,
             metrics |= {key if "/" in key else f"{name}/{key}": value for key, value in values.items()}
         return state, metrics | {"loss": values["loss"], "finite": finite}
 
-    state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, **fit_options)
+    state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, log_every=log_every, **fit_options)
     return Outcome(
         params=state.params,
         stats=state.stats,

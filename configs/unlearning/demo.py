@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
             "path": config_dict.placeholder(str),
             "fallback": config_dict.placeholder(str),
             "train_rows": config_dict.placeholder(int),
+            "test_rows": config_dict.placeholder(int),
             "augment": "none",
         }
     )
@@ -62,5 +63,5 @@ def get_config() -> ConfigDict:
             "sfron": {"steps": 150, "repair": 5, "ascent": 50.0},
         }
     )
-    config.evidence = ConfigDict({"method": "sfron", "probe_every": 10})
+    config.evidence = ConfigDict({"method": "sfron"})
     return config

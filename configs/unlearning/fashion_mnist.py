@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
             "path": config_dict.placeholder(str),
             "fallback": config_dict.placeholder(str),
             "train_rows": 10_000,
+            "test_rows": config_dict.placeholder(int),
             "augment": "none",
         }
     )
@@ -74,10 +75,11 @@ def get_config() -> ConfigDict:
                 "ascent": 50.0,
                 "objective": ascent | {"exponent": 0.5, "floor": 0.0},
             },
-            "euclidean": {"ascent": 1.0},
-            "fixed_fisher": {"ascent": 1.0},
-            "remain_newton": {"ascent": 1.0},
+            # One step an iteration: a fifth of the weight and of the norm of a forget step every fifth.
+            "euclidean": {"ascent": 10.0, "max_norm": 1.4},
+            "fixed_fisher": {"ascent": 10.0, "max_norm": 1.4},
+            "remain_newton": {"ascent": 10.0, "max_norm": 1.4},
         }
     )
-    config.evidence = ConfigDict({"method": "sfron", "probe_every": 25})
+    config.evidence = ConfigDict({"method": "sfron"})
     return config
