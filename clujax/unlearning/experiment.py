@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
@@ -279,6 +280,8 @@ def select_rows(dataset: data.Dataset, settings: ConfigDict):
 def build_classifier(settings: ConfigDict, train: Mapping[str, Any], num_classes: int) -> models.Classifier:
     """The network behind a standardisation by the training rows' mean and spread per channel."""
     options = {key: value for key, value in settings.items() if key != "name"}
+    if "dtype" in options:
+        options["dtype"] = jnp.dtype(options["dtype"])
     network = lookup(MODELS, settings.name, "model.name")(num_classes=num_classes, **options)
     x = np.asarray(train["x"])
     x = x if x.ndim == 4 else x[..., None]
