@@ -29,6 +29,7 @@ LABELS = {
     "euclidean": "SFR, Euclidean step",
     "fixed_fisher": "SFR, fixed Fisher",
     "remain_newton": "SFR, remain-Newton",
+    "remain_newton_alone": "SFR, remain-Newton without descent",
 }
 
 

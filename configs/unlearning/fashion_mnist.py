@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
         "euclidean",
         "fixed_fisher",
         "remain_newton",
+        "remain_newton_alone",
     )
     config.methods = ConfigDict(
         {
@@ -78,7 +79,8 @@ def get_config() -> ConfigDict:
             # One step an iteration: a fifth of the weight and of the norm of a forget step every fifth.
             "euclidean": {"ascent": 10.0, "max_norm": 1.4},
             "fixed_fisher": {"ascent": 10.0, "max_norm": 1.4},
-            "remain_newton": {"ascent": 10.0, "max_norm": 1.4},
+            "remain_newton": {"ascent": 10.0, "max_norm": 1.4, "remain_weight": 1.0},
+            "remain_newton_alone": {"method": "remain_newton", "ascent": 10.0, "max_norm": 1.4},
         }
     )
     config.evidence = ConfigDict({"method": "sfron"})
