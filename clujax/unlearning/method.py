@@ -94,6 +94,8 @@ def unlearn(
 def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, **fit_options: Any) -> Outcome:
     """Run a prepared plan; arguments as for `unlearn`."""
     state = init_state(plan.params, plan.stats, plan.tx, key)
+    if probe is not None:
+        probe(plan.params, plan.stats)  # compiles here, so that it is not counted as the method's compiling
     probing = 0.0
 
     def step(state, item):
