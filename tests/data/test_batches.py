@@ -123,6 +123,16 @@ def test_crop_flip_shifts_and_mirrors_each_image_by_itself(images):
     assert {draw[2] for draw in draws} == {False, True}
 
 
+def test_crop_flip_draws_every_place_and_mirror_alike():
+    one = np.zeros((4000, 3, 3), np.uint8)
+    one[:, 1, 1] = 1
+    found = np.asarray(crop_flip(KEY, jnp.asarray(one), pad=1)).reshape(4000, 9).argmax(1)
+    np.testing.assert_allclose(np.bincount(found, minlength=9) / 4000, 1 / 9, atol=0.03)
+    one = np.tile(np.array([[1, 2]], np.uint8), (4000, 2, 1))
+    found = np.asarray(crop_flip(KEY, jnp.asarray(one), pad=0))[:, 0, 0]
+    np.testing.assert_allclose((found == 2).mean(), 0.5, atol=0.03)
+
+
 def test_crop_flip_is_pure_in_its_key_and_without_room_only_mirrors():
     one, again, other = (crop_flip(jax.random.key(seed), jnp.asarray(IMAGES), pad=2) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)

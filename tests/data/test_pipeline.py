@@ -66,3 +66,8 @@ def test_rows_that_fill_no_batch_are_left_out_at_the_end():
 def test_a_batch_larger_than_what_there_is_is_refused():
     with pytest.raises(ValueError, match=r"batch_size is 13, but 1 epochs of this process's 12 rows"):
         pipeline(SOURCE, 13, seed=0, num_epochs=1)
+
+
+def test_rows_wander_between_processes_from_epoch_to_epoch():
+    rows = rows_of(pipeline(SOURCE, 6, seed=0, process_index=0, process_count=2), 6)
+    assert len({frozenset(epoch) for epoch in rows}) > 1
