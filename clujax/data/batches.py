@@ -42,14 +42,10 @@ def resident(
         return orders[epoch]
 
     def batch_at(step: int) -> dict[str, jax.Array]:
-        first = int(step) * batch_size
+        first = step * batch_size
         positions = np.arange(first, first + batch_size)
-        indices = np.concatenate(
-            [
-                order(epoch)[positions[positions // rows == epoch] % rows]
-                for epoch in np.unique(positions // rows).tolist()
-            ]
-        )
+        epochs = range(first // rows, (first + batch_size - 1) // rows + 1)
+        indices = np.concatenate([order(epoch)[positions[positions // rows == epoch] % rows] for epoch in epochs])
         return _taker(sharding)(held, indices)
 
     return batch_at

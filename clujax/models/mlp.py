@@ -8,6 +8,9 @@ from flax import linen as nn
 
 from clujax.models.classifier import Classifier, from_linen
 
+# U(±1/√fan_in), the default of PyTorch's linear layers, with which the published small tables were made.
+UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
 
 class MLP(nn.Module):
     """Flatten, then ReLU layers of the given widths, then a linear head."""
@@ -17,10 +20,8 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.layers = [
-            nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal()) for width in self.widths
-        ]
-        self.head = nn.Dense(self.num_classes, dtype=self.dtype)
+        self.layers = [nn.Dense(width, dtype=self.dtype, kernel_init=UNIFORM) for width in self.widths]
+        self.head = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=UNIFORM)
 
     def features(self, x, train: bool = False):
         if x.ndim < 2:

@@ -19,7 +19,7 @@
                      "ideal": "retrain" | number,   a number: the value is itself the distance, no gap needed
                      "explain": "Share of forgotten rows still classified correctly."}],
         "methods": [{"key": "sfron", "label": "SFR-on", "values": {"FA": 89.1, ...}, "std"?: {"FA": 0.4, ...},
-                     "gap"?: {"FA": 1.9, ...},           method minus reference
+                     "gap"?: {"FA": 1.9, ...},           distance to the reference, mean over seeds
                      "compile_seconds"?: 2.1, "run_seconds"?: 7.9, "settings"?: {...}, "warnings"?: ["..."],
                      "density"?: 0.42}],                 share of weights the mask lets move
         "noise_floor"?: {"FA": 0.6, ...}}]}              distance between two retrained models, in the metric's unit

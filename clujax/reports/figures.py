@@ -74,8 +74,8 @@ def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
     grid = figure.subplots(rows, 2, sharey=True, squeeze=False)
     for axes, metric in zip(grid.flat, metrics):
         noise = floor.get(metric["key"])
-        signed = [results.distance(method, metric) for method in methods]
-        gaps = np.abs(signed)
+        distances = [results.distance(request, method, metric) for method in methods]
+        gaps = np.abs([distance for distance, _ in distances])
         most = max(np.nanmax(gaps), noise or 0.0, 1e-6)
         linear = max(noise or 0.0, 0.04 * most)
         # Linear up to about the noise floor, then logarithmic: one collapsed method must not hide the others.
@@ -83,10 +83,10 @@ def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
         if noise is not None:
             axes.axvspan(0, noise, color=_FAINT, lw=0, zorder=0)
             axes.axvline(noise, color="#888888", lw=0.8, zorder=1)
-        for y, (method, gap, value) in enumerate(zip(methods, gaps, signed)):
+        for y, (method, gap, (value, signed)) in enumerate(zip(methods, gaps, distances)):
             axes.plot([0, gap], [y, y], color=shades[method["key"]], lw=1.5, solid_capstyle="butt")
             axes.plot(gap, y, "o", color=shades[method["key"]], ms=5, clip_on=False)
-            text = results.number(value, metric["unit"], signed=metric["direction"] == "closer to retrain")
+            text = results.number(value, metric["unit"], signed=signed)
             axes.annotate(
                 text, (gap if np.isfinite(gap) else 0, y), (6, 0), textcoords="offset points", va="center", fontsize=8.5
             )
@@ -179,10 +179,11 @@ def membership_evidence(evidence: Mapping[str, Any], labels: Mapping[str, str], 
     grid = figure.subplots(len(keys), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     called = evidence.get("membership_called_member")
     for j, (axes, key) in enumerate(zip(grid, keys)):
-        for name, shade, label in _GROUPS:
+        for name, shade, style, label in _GROUPS:
             share = np.histogram(np.clip(groups[name][j], edges[0], edges[-1]), edges)[0] * 100 / groups[name][j].size
-            fill = name != "forget"
-            axes.stairs(share, edges, color=shade, fill=fill, alpha=0.45 if fill else 1.0, lw=2.0, label=label)
+            fill = style == "fill"
+            look = {"fill": True, "alpha": 0.45} if fill else {"ls": style, "lw": 2.0 if style == "-" else 1.4}
+            axes.stairs(share, edges, color=shade, label=label, **look)
         told = "" if called is None else f": attack calls {called[j]:.0f} % of forgotten rows members"
         axes.set_title(_label(key, labels) + told, fontsize=10, loc="left")
         _plain(axes)
@@ -197,7 +198,11 @@ def membership_evidence(evidence: Mapping[str, Any], labels: Mapping[str, str], 
     return figure
 
 
-_GROUPS = (("remain", "#56B4E9", "remaining"), ("test", "#B3B3B3", "never seen"), ("forget", "#A3003F", "forgotten"))
+_GROUPS = (
+    ("remain", "#56B4E9", "fill", "remaining"),
+    ("test", "#333333", "--", "never seen"),
+    ("forget", "#A3003F", "-", "forgotten"),
+)
 
 
 def belief_grid(
@@ -276,6 +281,8 @@ def trajectory(evidence: Mapping[str, Any], *, seeds: str = "1 seed") -> Figure:
     for axes, (title, lines, scale) in zip(grid, panels):
         for j, (key, label) in enumerate(lines.items()):
             values = series[key]
+            if key.startswith("cosine_"):
+                values = np.where(values == 0, np.nan, values)  # one of the two parts vanished: there is no angle
             shade = _PARTS.get(key.removeprefix("norm_").removesuffix("_loss"), _CYCLE[j % len(_CYCLE)])
             axes.plot(
                 step,
@@ -283,6 +290,7 @@ def trajectory(evidence: Mapping[str, Any], *, seeds: str = "1 seed") -> Figure:
                 color=shade,
                 lw=1.5,
                 ls=("-", "--", "-.", ":")[j % 4],
+                marker="." if len(step) <= 60 else None,  # a value between two gaps would be no line at all
                 label=label,
             )
         axes.set_yscale(scale)
@@ -303,7 +311,7 @@ def trajectory(evidence: Mapping[str, Any], *, seeds: str = "1 seed") -> Figure:
             axes.legend(
                 loc="lower left",
                 bbox_to_anchor=(0, 1.0),
-                ncols=3,
+                ncols=3 if len(lines) <= 3 else 2,
                 frameon=False,
                 fontsize=8.5,
                 borderpad=0.1,
@@ -318,7 +326,7 @@ def trajectory(evidence: Mapping[str, Any], *, seeds: str = "1 seed") -> Figure:
 
 
 _PARTS = {"forget": "#A3003F", "remain": "#0072B2", "saliency": "#E69F00"}
-_CYCLE = ("#5F5F5F", "#CC79A7", "#009E73", "#56B4E9")
+_CYCLE = ("#5F5F5F", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#7A5195")
 
 
 def mask_density(evidence: Mapping[str, Any], *, seeds: str = "1 seed", most: int = 40) -> Figure:
@@ -344,7 +352,11 @@ def _widest(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def _tick(value: float, _: Any = None) -> str:
-    return f"{value:g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.0e}"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    front = "" if mantissa == "1" else rf"{mantissa} \cdot "
+    return f"${front}10^{{{int(exponent)}}}$"
 
 
 def _plain(axes: Any, grid: str = "x") -> None:
@@ -381,7 +393,7 @@ def _compared(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [
         metric
         for metric in request["metrics"]
-        if metric["unit"] != "s" and any(np.isfinite(results.distance(each, metric)) for each in others)
+        if metric["unit"] != "s" and any(np.isfinite(results.distance(request, each, metric)[0]) for each in others)
     ]
 
 

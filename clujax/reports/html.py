@@ -100,7 +100,7 @@ def _request(request: Mapping[str, Any], grid: Grid, pictures: Mapping[str, byte
         for part, word in (("forget", "rows to forget"), ("remain", "remaining"), ("test", "test rows"))
         if request.get(f"num_{part}") is not None
     )
-    split = f" Split {_escape(request['split_hash'])}." if request.get("split_hash") else ""
+    split = f" Split {_escape(request['split_hash'][:12])}." if request.get("split_hash") else ""
     figures = "".join(
         f'<figure><img alt="{_escape(_CAPTIONS[name])}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
         f"<figcaption>{_escape(_CAPTIONS[name])}</figcaption></figure>"

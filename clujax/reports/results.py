@@ -39,6 +39,8 @@ def read(workdir: str | pathlib.Path) -> Run:
     except json.JSONDecodeError as error:
         raise DataNotFoundError(f"{file} is not JSON ({error}). Remove it and run the config again.") from error
     check(result, str(file))
+    for request in result["requests"]:
+        request["methods"] = _ordered(request)
     return Run(path, result, [_arrays(path / f"evidence_{i}.npz") for i in range(len(result["requests"]))])
 
 
@@ -93,12 +95,24 @@ def title(request: Mapping[str, Any]) -> str:
     return request.get("label") or request["name"]
 
 
-def distance(method: Mapping[str, Any], metric: Mapping[str, Any]) -> float:
-    """How far a method is from the reference, with its sign: the gap, or the value of a metric that is a distance."""
-    value = (method.get("gap") or {}).get(metric["key"])
-    if value is None and isinstance(metric["ideal"], (int, float)):
-        value = method["values"].get(metric["key"])
-    return float(value) if value is not None and np.isfinite(value) else float("nan")
+def distance(request: Mapping[str, Any], method: Mapping[str, Any], metric: Mapping[str, Any]) -> tuple[float, bool]:
+    """How far a method is from the reference, and whether that has a sign.
+
+    The distance is the gap, or the value of a metric that is a distance itself; nan for neither. It carries the sign of
+    (method - reference) where that is as large, i.e. where all seeds lie on the same side.
+    """
+    key, value = metric["key"], method["values"].get(metric["key"])
+    gap = (method.get("gap") or {}).get(key)
+    if gap is None:
+        gap = value if isinstance(metric["ideal"], (int, float)) else None
+    if gap is None or not np.isfinite(gap):
+        return float("nan"), False
+    origin = next(each["values"].get(key) for each in request["methods"] if each["key"] == request["reference"])
+    if metric["direction"] == "closer to retrain" and value is not None and origin is not None:
+        difference = value - origin
+        if np.isclose(abs(difference), abs(gap), rtol=1e-3, atol=1e-6):
+            return float(difference), True
+    return abs(float(gap)), False
 
 
 def number(value: Any, unit: str = "", *, signed: bool = False) -> str:
@@ -122,6 +136,20 @@ def number(value: Any, unit: str = "", *, signed: bool = False) -> str:
         if abs(value) >= 1e-3
         else f"{value:.0e}"
     )
+
+
+def _ordered(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    # What was given and what it is measured against come first, the method that the report is about comes last.
+    ours = focus(request)
+
+    def rank(method: Mapping[str, Any]) -> int:
+        if method["key"] == "original":
+            return 0
+        if method["key"] == request["reference"]:
+            return 1
+        return 2 if "retrain" in method["key"] else 4 if method is ours else 3
+
+    return sorted(request["methods"], key=rank)
 
 
 def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:

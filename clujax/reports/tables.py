@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clujax.reports.results import Run, focus, number
+from clujax.reports.results import Run, distance, focus, number
 from clujax.reports.results import title as heading
 
 _ARROWS = {"lower": "↓", "higher": "↑", "closer to retrain": "→"}
@@ -52,14 +53,16 @@ def markdown(runs: Sequence[Run]) -> str:
 def legend() -> str:
     """How to read any of these tables, in one sentence."""
     return (
-        "In brackets: difference to the retrained model. Noise floor: distance between two retrained models; a gap "
-        "below it cannot be told from chance."
+        "In brackets: distance to the retrained model, signed where all seeds agree. Noise floor: distance between "
+        "two retrained models; a gap below it cannot be told from chance."
     )
 
 
 def _grid(entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> Grid:
-    metrics = list({metric["key"]: metric for _, request in entries for metric in request["metrics"]}.values())
     methods = [method for _, request in entries for method in request["methods"]]
+    metrics = list({metric["key"]: metric for _, request in entries for metric in request["metrics"]}.values())
+    # A metric that this request does not have (such as one of whole classes) is no column of dashes.
+    metrics = [metric for metric in metrics if any(_known(method["values"].get(metric["key"])) for method in methods)]
     # A run time that a system lists among its metrics is not told twice.
     wanted = ["compile_seconds"] + ["run_seconds"] * all(metric["unit"] != "s" for metric in metrics)
     times = [key for key in wanted if any(method.get(key) is not None for method in methods)]
@@ -70,7 +73,7 @@ def _grid(entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> Grid:
         ours = focus(request)
         prefix = f"{run.path.name}: " if len(entries) > 1 else ""
         for method in request["methods"]:
-            cells = [_cell(method, metric) for metric in metrics]
+            cells = [_cell(request, method, metric) for metric in metrics]
             cells += [(number(method.get(key), "%"), "") for key in times]
             kind = "reference" if method["key"] == request["reference"] else "focus" if method is ours else "method"
             rows.append(Row(prefix + method["label"], tuple(cells), kind))
@@ -91,6 +94,10 @@ def _grid(entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> Grid:
 _PARTS = (("forget", "forgotten"), ("remain", "remaining"), ("test", "test"))
 
 
+def _known(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))
+
+
 def _column(metric: Mapping[str, Any]) -> str:
     return f"{metric['label'].lower() if metric['unit'] == 's' else metric['key']} {metric['unit']}".strip()
 
@@ -99,14 +106,15 @@ def _ideal(metric: Mapping[str, Any]) -> str:
     return f"{metric['ideal']:g}" if isinstance(metric["ideal"], (int, float)) else str(metric["ideal"])
 
 
-def _cell(method: Mapping[str, Any], metric: Mapping[str, Any]) -> tuple[str, str]:
+def _cell(request: Mapping[str, Any], method: Mapping[str, Any], metric: Mapping[str, Any]) -> tuple[str, str]:
     key, unit = metric["key"], metric["unit"]
-    std, gap = (method.get("std") or {}).get(key), (method.get("gap") or {}).get(key)
+    std = (method.get("std") or {}).get(key)
     value = number(method["values"].get(key), unit) + (f"±{number(std, unit)}" if std is not None else "")
     # A metric whose ideal is a number is its own distance; a bracket would say the same twice.
-    return value, f"({number(gap, unit, signed=True)})" if gap is not None and metric[
-        "direction"
-    ] == "closer to retrain" else ""
+    if metric["direction"] != "closer to retrain" or method["key"] == request["reference"]:
+        return value, ""
+    gap, signed = distance(request, method, metric)
+    return value, f"({number(gap, unit, signed=signed)})" if np.isfinite(gap) else ""
 
 
 def _terminal(grid: Grid, width: int) -> RenderableType:

@@ -132,7 +132,9 @@ def shard_batch(batch: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
         ConfigError: the rows do not divide over the devices that share them.
     """
     rows = batch_sharding(mesh, leading=leading)
-    parts = math.prod(mesh.shape[axis] for axis in rows.spec[leading]) if rows.spec else 1
+    axes = rows.spec[leading] if rows.spec else ()
+    axes = (axes,) if isinstance(axes, str) else axes  # jax writes a tuple of one axis as the axis
+    parts = math.prod(mesh.shape[axis] for axis in axes)
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
         shape = _shape(leaf)

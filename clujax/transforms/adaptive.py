@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 
 def adaptive_coefficients(
-    losses: Float[Array, " B"], exponent: float, floor: float = 1e-3, axis_name: str | None = None
+    losses: Float[Array, " B"], exponent: ScalarLike, floor: ScalarLike = 1e-3, axis_name: str | None = None
 ) -> Float[Array, " B"]:
     """w_i ∝ max(ℓ_i, floor)^(−exponent), summing to 1, detached.
 

@@ -43,7 +43,9 @@ def mask_updates(
         return inner
 
     def init(params):
-        if not any(isinstance(leaf, optax.MaskedNode) for leaf in jax.tree.leaves(params, is_leaf=_hidden)):
+        # A tree without leaves is empty, or the stand-in with which optax's tree_map_params calls init.
+        leaves = jax.tree.leaves(params, is_leaf=_hidden)
+        if leaves and not any(map(_hidden, leaves)):
             check_mask(mask, params)
         return inner.init(params)
 

@@ -1,7 +1,7 @@
 """SFR-on as one optax transformation."""
 
 import optax
-from jaxtyping import PyTree
+from jaxtyping import PyTree, ScalarLike
 
 from clujax.transforms.masking import mask_updates
 from clujax.transforms.phased import phased, scale_by_iteration_rate
@@ -11,10 +11,10 @@ from clujax.transforms.slow import slow_weights
 def sfron(
     inner: optax.GradientTransformation,
     mask: PyTree | None = None,
-    max_norm: float | None = None,
+    max_norm: ScalarLike | None = None,
     learning_rate: optax.ScalarOrSchedule | None = None,
-    slow_step: float = 1.0,
-    slow_every: int = 1,
+    slow_step: ScalarLike = 1.0,
+    slow_every: ScalarLike = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Saliency-masked, clipped forget steps and plain remain steps through one shared optimizer, then slow weights.
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import ScalarLike
 
 from clujax.transforms.phased import REMAIN
 
@@ -16,7 +17,7 @@ class SlowState(NamedTuple):
     count: jax.Array
 
 
-def slow_weights(step_size: float, every: int = 1) -> optax.GradientTransformationExtraArgs:
+def slow_weights(step_size: ScalarLike, every: ScalarLike = 1) -> optax.GradientTransformationExtraArgs:
     """Every `every` iterations, set the weights to (1 − τ)·slow + τ·fast; place it last in a chain.
 
     Parameters go in and come out as the plain tree: the outer step is part of the update. Slow weights are those after the
@@ -24,7 +25,8 @@ def slow_weights(step_size: float, every: int = 1) -> optax.GradientTransformati
     counted.
 
     Args:
-      step_size: τ in [0, 1]; 1 is the identity and keeps no copy of the weights.
+      step_size: τ in [0, 1]; 1 is the identity and keeps no copy of the weights (an array always keeps one,
+        so that an injected τ may change without changing the state).
       every: iterations between outer steps.
 
     Raises:
@@ -33,11 +35,12 @@ def slow_weights(step_size: float, every: int = 1) -> optax.GradientTransformati
     Cost: one copy of the parameters when τ < 1.
     Source: Zhang et al. 2019 (lookahead); the outer step of Huang et al. 2024.
     """
-    if not 0 <= step_size <= 1:
+    # A value under trace, as optax.inject_hyperparams hands over, cannot be read.
+    if not isinstance(step_size, jax.core.Tracer) and not 0 <= step_size <= 1:
         raise ValueError(f"step_size is {step_size}; expected a number in [0, 1].")
-    if not every >= 1:
+    if not isinstance(every, jax.core.Tracer) and not every >= 1:
         raise ValueError(f"every is {every}; expected an integer of at least 1.")
-    if step_size == 1:
+    if not isinstance(step_size, jax.Array) and step_size == 1:
         return optax.with_extra_args_support(optax.identity())
 
     def init(params):
@@ -53,7 +56,7 @@ def slow_weights(step_size: float, every: int = 1) -> optax.GradientTransformati
 
         def step(update, slow, fast):
             target = (1 - step_size) * slow + step_size * (fast + update)
-            return jnp.where(outer, (target - fast).astype(update.dtype), update)
+            return jnp.where(outer, target - fast, update).astype(update.dtype)
 
         updates = jax.tree.map(step, updates, state.slow, params)
         slow = jax.tree.map(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clujax.geometry import entropy
@@ -69,7 +70,7 @@ def class_accuracy(models, caches, num_classes):
 def membership(models, caches):
     """Prediction entropy of every row under every network, and what the attack makes of it."""
     scores = {
-        f"membership_{name}": np.stack([np.asarray(entropy(cache[key][0])) for cache in caches])
+        f"membership_{name}": np.stack([np.asarray(entropy(jnp.asarray(cache[key][0]))) for cache in caches])
         for name, key in (("forget", "forget"), ("remain", "remain"), ("test", "unseen"))
     }
     called = np.array([evaluate(cache)["MIA"] for cache in caches])

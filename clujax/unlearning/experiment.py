@@ -1,6 +1,5 @@
 """One unlearning run: pretrain, request, adapt, evaluate. The only file of this room that reads a config."""
 
-import hashlib
 import json
 import pathlib
 import sys
@@ -10,11 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
 
-from clujax import data, models, training
+from clujax import configuration, data, models, training
 from clujax.errors import ConfigError
 from clujax.unlearning import evidence, methods, results, schedules
 from clujax.unlearning.decomposition import parts_probe
@@ -74,12 +74,13 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
       ConfigError, DataNotFoundError, RequestError: before any training, and before the directory is claimed.
     """
     begin = time.perf_counter()
-    arms = {name: methods_for(config.methods, request) for name, request in config.requests.items()}
+    requests = {name: lookup(config.requests, name, "carry_out") for name in config.carry_out}
+    arms = {name: methods_for(config, request) for name, request in requests.items()}
     dataset = data.load(config.data.name, path=config.data.path, fallback=config.data.fallback)
     train, test = select_rows(dataset, config.data)
     splits = {
         (name, seed): data.make_split(train["y"], seed=seed, **split_settings(request))
-        for name, request in config.requests.items()
+        for name, request in requests.items()
         for seed in config.seeds
     }
     mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
@@ -87,8 +88,10 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
 
-    cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in config.requests}
+    cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in requests}
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
+        total = len(config.seeds) * (1 + sum(map(len, arms.values())))
+        progress.add_task("networks", total=total)
         shared = Run(
             config,
             pathlib.Path(workdir),
@@ -102,21 +105,19 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         )
         for seed in config.seeds:
             original = pretrain(shared, seed)
-            for i, name in enumerate(config.requests):
+            for i, name in enumerate(requests):
                 found = carry_out(shared, name, i, seed, splits[name, seed], original, arms[name])
                 for method, cell in found.items():
                     cells[name].setdefault(method, []).append(cell)
     result = {
         "title": config.title,
         "command": " ".join(["clujax", *sys.argv[1:]]),
-        "config_digest": hashlib.sha256(config.to_json_best_effort(sort_keys=True).encode()).hexdigest(),
+        "config_digest": configuration.digest(config),
         "source": dataset.source._asdict(),
         "seeds": list(config.seeds),
         "requests": [
-            results.request_record(
-                name, config.requests[name], splits[name, config.seeds[0]], len(test["y"]), cells[name]
-            )
-            for name in config.requests
+            results.request_record(name, request, splits[name, config.seeds[0]], len(test["y"]), cells[name])
+            for name, request in requests.items()
         ],
         "wall_seconds": time.perf_counter() - begin,
     }
@@ -150,7 +151,7 @@ def carry_out(run, name, number, seed, split, original, arms) -> dict[str, Cell]
     for method_name, method in arms.items():
         options = {}
         if method_name == run.config.evidence.method and seed == run.config.seeds[0]:
-            options = {"probe": parts_probe(request), "probe_every": run.config.evidence.probe_every}
+            options = {"probe": parts_probe(request)}
         outcomes[method_name] = stage(
             run,
             f"seed{seed}/{name}/{method_name}",
@@ -187,7 +188,7 @@ def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Ou
     """Run one network's training under its own checkpoints and metrics in `workdir/stages/name`."""
     directory = run.workdir / "stages" / name
     with training.Checkpoints(directory / "checkpoints") as checkpoints, training.Writer(directory) as writer:
-        return work(
+        outcome = work(
             *args,
             checkpoints=checkpoints,
             checkpoint_every=run.config.checkpoint_every,
@@ -197,6 +198,11 @@ def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Ou
             description=name,
             **options,
         )
+    overall, *own = run.progress.task_ids
+    run.progress.advance(overall)
+    for task in own:
+        run.progress.remove_task(task)
+    return outcome
 
 
 def take_rows(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
@@ -221,12 +227,12 @@ def request_for(run, params, stats, forget, remain) -> Request:
 # Names in a config become functions here, once.
 
 
-def methods_for(settings: ConfigDict, request: ConfigDict) -> dict[str, Method]:
-    """The configured methods of one request; `request.override.<name>` replaces settings of `methods.<name>`."""
+def methods_for(config: ConfigDict, request: ConfigDict) -> dict[str, Method]:
+    """The methods to compare on one request; `request.override.<name>` replaces settings of `methods.<name>`."""
     override = request.get("override", {})
     found = {}
-    for name, values in settings.items():
-        values = values.to_dict() | dict(override.get(name, {}))
+    for name in config.compare:
+        values = lookup(config.methods, name, "compare").to_dict() | dict(override.get(name, {}))
         kind = lookup(METHODS, values.pop("method", name), f"methods.{name}.method")
         if "schedule" in values:
             values["schedule"] = lookup(SCHEDULES, values["schedule"], f"methods.{name}.schedule")
@@ -239,11 +245,15 @@ def methods_for(settings: ConfigDict, request: ConfigDict) -> dict[str, Method]:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"methods.{name}: {error}") from error
     if "retrain" not in found:
-        raise ConfigError("methods.retrain is missing: every number is read against the retrained network. Add it.")
+        raise ConfigError("compare lacks 'retrain': every number is read against the retrained network. Add it.")
+    if config.evidence.method not in found:
+        raise ConfigError(
+            f"evidence.method is {config.evidence.method!r}; expected one of compare: {', '.join(found)}."
+        )
     return found
 
 
-def lookup(table: Mapping[str, Any], name: str, where: str) -> Any:
+def lookup(table: Mapping[str, Any] | ConfigDict, name: str, where: str) -> Any:
     """The function a config names."""
     if name not in table:
         raise ConfigError(f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.")
@@ -256,16 +266,22 @@ def split_settings(request: ConfigDict) -> dict:
 
 
 def select_rows(dataset: data.Dataset, settings: ConfigDict):
-    """Training and test rows: the first `train_rows`, or all."""
-    count = settings.train_rows or len(dataset.train["y"])
-    if count > len(dataset.train["y"]):
-        raise ConfigError(f"data.train_rows is {count}; {settings.name} has {len(dataset.train['y'])} training rows.")
-    return {key: column[:count] for key, column in dataset.train.items()}, dataset.test
+    """Training and test rows: the first `train_rows` and `test_rows`, or all."""
+    sides = []
+    for name in ("train", "test"):
+        columns = getattr(dataset, name)
+        count = settings[f"{name}_rows"] or len(columns["y"])
+        if not 0 < count <= len(columns["y"]):
+            raise ConfigError(f"data.{name}_rows is {count}; {settings.name} has {len(columns['y'])} {name} rows.")
+        sides.append(take_rows(columns, slice(count)))
+    return sides
 
 
 def build_classifier(settings: ConfigDict, train: Mapping[str, Any], num_classes: int) -> models.Classifier:
     """The network behind a standardisation by the training rows' mean and spread per channel."""
     options = {key: value for key, value in settings.items() if key != "name"}
+    if "dtype" in options:
+        options["dtype"] = jnp.dtype(options["dtype"])
     network = lookup(MODELS, settings.name, "model.name")(num_classes=num_classes, **options)
     x = np.asarray(train["x"])
     x = x if x.ndim == 4 else x[..., None]

@@ -55,7 +55,12 @@ def adaptive_ascent(exponent: float = 0.5, floor: float = 1e-3, losses: Callable
         if values.shape != labels.shape:
             raise ValueError(f"losses must return one value per row, shape {labels.shape}; got {values.shape}.")
         weights = adaptive_coefficients(values, exponent, floor=floor)
-        metrics = {"forget_loss": jnp.mean(values), "effective_sample_size": effective_sample_size(weights)}
+        metrics = {
+            "forget_loss": jnp.mean(values),
+            "effective_sample_size": effective_sample_size(weights),
+            # Weight on rows whose loss is exactly 0 in float32: they push nothing.
+            "silent_weight": jnp.sum(jnp.where(values == 0, weights, 0.0)),
+        }
         return -jnp.sum(weights * values), metrics
 
     return objective

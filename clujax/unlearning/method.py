@@ -62,7 +62,6 @@ def unlearn(
     *,
     key: PRNGKeyArray,
     probe: Callable[[PyTree, PyTree], Mapping[str, Any]] | None = None,
-    probe_every: int = 50,
     **fit_options: Any,
 ) -> Outcome:
     """Carry out a forget request with one method.
@@ -71,8 +70,8 @@ def unlearn(
       method: for example `clujax.unlearning.sfron(steps=300)`.
       request: the network, the rows to forget and the rows to keep. It is left as it was.
       key: all randomness of the run.
-      probe: `probe(params, stats) -> {name: number}`, measured before every `probe_every`-th iteration and recorded as
-        `probe/name`; its time is not counted as the method's.
+      probe: `probe(params, stats) -> {name: number}`, measured before each logged iteration (`log_every`) and recorded
+        as `probe/name`; its time is not counted as the method's.
       **fit_options: passed to `clujax.training.fit` (progress, checkpoints, writer, ...).
 
     Returns:
@@ -88,11 +87,11 @@ def unlearn(
     plan = method.prepare(request, prepare_key)
     jax.block_until_ready((plan.params, plan.facts))
     prepare_seconds = time.perf_counter() - begin
-    outcome = execute(plan, key=run_key, probe=probe, probe_every=probe_every, **fit_options)
+    outcome = execute(plan, key=run_key, probe=probe, **fit_options)
     return outcome._replace(prepare_seconds=prepare_seconds, settings=method.settings)
 
 
-def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50, **fit_options: Any) -> Outcome:
+def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, **fit_options: Any) -> Outcome:
     """Run a prepared plan; arguments as for `unlearn`."""
     state = init_state(plan.params, plan.stats, plan.tx, key)
     probing = 0.0
@@ -101,17 +100,17 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50,
         nonlocal probing
         s, work = item
         metrics, finite = {}, True
-        if probe is not None and s % probe_every == 0:
+        if probe is not None and s % log_every == 0:
             begin = time.perf_counter()
             metrics = {f"probe/{name}": np.asarray(value) for name, value in probe(state.params, state.stats).items()}
             probing += time.perf_counter() - begin
         for name, batch in work:
             state, values = plan.steps[name](state, batch)
             finite &= values.pop("finite")
-            metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
+            metrics |= {key if "/" in key else f"{name}/{key}": value for key, value in values.items()}
         return state, metrics | {"loss": values["loss"], "finite": finite}
 
-    state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, **fit_options)
+    state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, log_every=log_every, **fit_options)
     return Outcome(
         params=state.params,
         stats=state.stats,
@@ -128,13 +127,22 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, probe_every: int = 50,
 def run_warnings(records: list) -> tuple[str, ...]:
     """What a user must hear about a finished run, in words."""
     found = []
-    sizes = [r["forget/effective_sample_size"] for r in records if "forget/effective_sample_size" in r]
-    if sizes and np.median(sizes) < 2:
+
+    def median(name):
+        values = [record[name] for record in records if name in record]
+        return float(np.median(values)) if values else None
+
+    size, silent, norm = (median(f"forget/{name}") for name in ("effective_sample_size", "silent_weight", "grad_norm"))
+    if silent is not None and silent > 0.9:
         found.append(
-            f"The median effective sample size of the forget batches was {np.median(sizes):.2f}: one row with a loss"
-            " near 0 took all the weight, so little was forgotten. Use a loss floor (floor=1e-3)."
+            f"Rows whose float32 loss is exactly 0 took {100 * silent:.0f} % of the weight of the forget batches and push"
+            " nothing, so next to nothing was forgotten. Use a loss floor (floor=1e-3)."
         )
-    norms = [r["forget/grad_norm"] for r in records if "forget/grad_norm" in r]
-    if norms and np.median(norms) < 1e-8:
-        found.append(f"The forget gradient vanished (median norm {np.median(norms):.1e}): nothing was forgotten.")
+    elif size is not None and size < 2:
+        found.append(
+            f"The median effective sample size of the forget batches was {size:.2f}: one row took all the weight."
+            " Use a smaller exponent or a higher loss floor."
+        )
+    if norm is not None and norm < 1e-8:
+        found.append(f"The forget gradient vanished (median norm {norm:.1e}): nothing was forgotten.")
     return tuple(found)

@@ -94,12 +94,13 @@ def evaluate(cache: Mapping[str, tuple], reference: Mapping[str, tuple] | None =
     Returns:
       `{key: value}` for the keys of `METRICS` (without seconds).
     """
-    forget, labels = cache["forget"]
+    forget, remain, unseen = (jnp.asarray(cache[name][0]) for name in ("forget", "remain", "unseen"))
+    labels = cache["forget"][1]
     values = {
-        "FA": accuracy(forget, labels),
+        "FA": accuracy(cache["forget"][0], labels),
         "RA": accuracy(*cache["remain"]),
         "TA": accuracy(*cache["unseen"]),
-        "MIA": float(entropy_attack(cache["remain"][0], cache["unseen"][0], forget)),
+        "MIA": float(entropy_attack(remain, unseen, forget)),
     }
     if "unseen_forget" in cache:
         values["FA_test"] = accuracy(*cache["unseen_forget"])
@@ -109,8 +110,9 @@ def evaluate(cache: Mapping[str, tuple], reference: Mapping[str, tuple] | None =
                 f"reference has forget rows of shape {reference['forget'][0].shape}, this network"
                 f" {forget.shape}: both must be evaluated on the same split."
             )
-        values["KL"] = float(jnp.mean(kl(reference["forget"][0], forget)))
-        values["JS"] = float(jnp.mean(js(reference["forget"][0], forget)))
+        retrained = jnp.asarray(reference["forget"][0])
+        values["KL"] = float(jnp.mean(kl(retrained, forget)))
+        values["JS"] = float(jnp.mean(js(retrained, forget)))
     return values
 
 

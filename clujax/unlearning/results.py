@@ -53,7 +53,7 @@ def request_record(name: str, settings: Any, split: Any, num_test: int, cells: M
         "metrics": [metric._asdict() for metric in METRICS],
         "reference": "retrain",
         "methods": [method_record(key, group, retrained) for key, group in cells.items()],
-        "noise_floor": None if again is None else mean_over([absolute(cell.gap) for cell in again]),
+        "noise_floor": None if again is None else mean_over([noise(cell) for cell in again]),
     }
 
 
@@ -93,6 +93,11 @@ def collapse_warnings(values: Sequence[Mapping], retrained: Sequence[Mapping]) -
     """Say in words when a method destroyed what it should keep."""
     drop = float(np.mean([reference["RA"] - value["RA"] for value, reference in zip(values, retrained, strict=True)]))
     return [f"Collapsed: remain accuracy is {drop:.1f} points below retraining."] if drop > 5 else []
+
+
+def noise(cell: Any) -> dict[str, float]:
+    """Distances of a second retrained network to the first."""
+    return absolute(cell.gap) | {key: cell.values[key] for key in ("KL", "JS")}
 
 
 def absolute(gap: Mapping[str, float]) -> dict[str, float]:

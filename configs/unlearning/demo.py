@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
             "path": config_dict.placeholder(str),
             "fallback": config_dict.placeholder(str),
             "train_rows": config_dict.placeholder(int),
+            "test_rows": config_dict.placeholder(int),
             "augment": "none",
         }
     )
@@ -30,6 +31,7 @@ def get_config() -> ConfigDict:
     config.pretrain = ConfigDict(
         {"epochs": 30, "batch_size": 128, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     )
+    config.carry_out = ("random", "class")
     config.requests = ConfigDict(
         {
             "random": {"label": "10 % random rows", "scenario": "random", "fraction": 0.1},
@@ -40,6 +42,15 @@ def get_config() -> ConfigDict:
                 "override": {"sfron": {"steps": 150}},
             },
         }
+    )
+    config.compare = (
+        "retrain",
+        "retrain_again",
+        "finetune",
+        "gradient_ascent",
+        "random_label",
+        "salun",
+        "sfron",
     )
     config.methods = ConfigDict(
         {
@@ -52,5 +63,5 @@ def get_config() -> ConfigDict:
             "sfron": {"steps": 150, "repair": 5, "ascent": 50.0},
         }
     )
-    config.evidence = ConfigDict({"method": "sfron", "probe_every": 10})
+    config.evidence = ConfigDict({"method": "sfron"})
     return config

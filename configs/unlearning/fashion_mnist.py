@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
             "path": config_dict.placeholder(str),
             "fallback": config_dict.placeholder(str),
             "train_rows": 10_000,
+            "test_rows": config_dict.placeholder(int),
             "augment": "none",
         }
     )
@@ -31,8 +32,26 @@ def get_config() -> ConfigDict:
     config.pretrain = ConfigDict(
         {"epochs": 30, "batch_size": 128, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     )
+    config.carry_out = ("random",)
     config.requests = ConfigDict({"random": {"label": "10 % random rows", "scenario": "random", "fraction": 0.1}})
     ascent = {"name": "adaptive_ascent"}
+    config.compare = (
+        "retrain",
+        "retrain_again",
+        "finetune",
+        "gradient_ascent",
+        "random_label",
+        "salun",
+        "scrub",
+        "bad_teacher",
+        "ron",
+        "fron",
+        "sfron",
+        "sfron_no_floor",
+        "euclidean",
+        "fixed_fisher",
+        "remain_newton",
+    )
     config.methods = ConfigDict(
         {
             "retrain": config.pretrain.to_dict(),
@@ -56,10 +75,11 @@ def get_config() -> ConfigDict:
                 "ascent": 50.0,
                 "objective": ascent | {"exponent": 0.5, "floor": 0.0},
             },
-            "euclidean": {"ascent": 1.0},
-            "fixed_fisher": {"ascent": 1.0},
-            "remain_newton": {"ascent": 1.0},
+            # One step an iteration: a fifth of the weight and of the norm of a forget step every fifth.
+            "euclidean": {"ascent": 10.0, "max_norm": 1.4},
+            "fixed_fisher": {"ascent": 10.0, "max_norm": 1.4},
+            "remain_newton": {"ascent": 10.0, "max_norm": 1.4},
         }
     )
-    config.evidence = ConfigDict({"method": "sfron", "probe_every": 25})
+    config.evidence = ConfigDict({"method": "sfron"})
     return config

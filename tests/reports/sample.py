@@ -44,7 +44,7 @@ def result(seeds=(0,)):
     reference = METHODS[1][2]
     methods = []
     for key, label, values in METHODS:
-        gap = [v - r for v, r in zip(values, reference)]
+        gap = [abs(v - r) for v, r in zip(values, reference)]
         methods.append(
             {
                 "key": key,

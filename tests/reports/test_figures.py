@@ -86,6 +86,7 @@ def test_many_classes_are_cut_to_those_that_differ_most():
 
 def test_membership_histograms_hold_every_row(drawn):
     for axes in drawn["membership"].axes:
+        assert len(axes.patches) == 3
         for patch in axes.patches:
             assert np.isclose(patch.get_data().values.sum(), 100)
 
@@ -126,3 +127,10 @@ def test_rows_that_are_no_images_have_no_grid():
     whole = result()
     flat = evidence() | {"images": np.zeros((8, 20))}
     assert "beliefs" not in figures.draw(whole, whole["requests"][0], flat)
+
+
+def test_a_vanished_part_has_no_angle():
+    arrays = evidence()
+    arrays["trajectory_cosine_forget_remain"][5:9] = 0.0
+    cosines = figures.trajectory(arrays).axes[2]
+    assert np.isnan(cosines.get_lines()[0].get_ydata()).sum() == 4

@@ -1,4 +1,5 @@
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from sample import evidence, result, write
 
 from clujax import reports
 from clujax.errors import DataNotFoundError
+from clujax.reports.results import distance
 
 
 def test_reads_back_what_was_written(tmp_path):
@@ -50,3 +52,22 @@ def test_check_names_the_place(change, word):
     change(broken["requests"][0])
     with pytest.raises(DataNotFoundError, match=word):
         reports.check(broken)
+
+
+def test_distance_has_a_sign_only_where_all_seeds_agree():
+    request = result()["requests"][0]
+    finetune, metric = request["methods"][3], request["metrics"][0]
+    finetune["values"]["FA"], finetune["gap"]["FA"] = 86.7, 0.5
+    assert distance(request, finetune, metric) == (pytest.approx(-0.5), True)
+    finetune["gap"]["FA"] = 2.5  # some seeds above, some below
+    assert distance(request, finetune, metric) == (2.5, False)
+
+
+def test_methods_come_in_the_order_of_the_story(tmp_path):
+    whole = result()
+    for request in whole["requests"]:
+        request["methods"].sort(key=lambda method: method["key"][::-1])
+    (tmp_path / "result.json").write_text(json.dumps(whole))
+    keys = [method["key"] for method in reports.read(tmp_path).result["requests"][0]["methods"]]
+    assert keys[:3] == ["original", "retrain", "retrain_again"]
+    assert keys[-1] == "sfron"

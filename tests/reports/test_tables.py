@@ -1,4 +1,5 @@
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -46,3 +47,13 @@ def test_runs_merge_by_request(run, tmp_path):
     assert "demo: SFR-on" in text
     assert "other: SFR-on" in text
     assert "1/3 seeds" in text
+
+
+def test_a_metric_that_no_method_has_is_no_column(run):
+    whole = json.loads((run.path / "result.json").read_text())
+    for method in whole["requests"][0]["methods"]:
+        method["values"]["KL"] = None
+    text = reports.markdown([run._replace(result=whole)])
+    first, second = text.split("the whole class 3")
+    assert "KL nats" not in first
+    assert "KL nats" in second

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from clujax.transforms import FORGET, REMAIN
+from clujax.transforms import FORGET, REMAIN, cycle
 from clujax.transforms import sfron as sfron_transform
 from clujax.unlearning.importance import balanced_mask
 from clujax.unlearning.losses import adaptive_ascent, descend, objective_loss
@@ -34,6 +35,7 @@ def sfron(
     weight_decay: float = 5e-4,
     forget_train: bool = True,
     inner: Callable[[int], optax.GradientTransformation] | None = None,
+    whole_cycles: bool | None = None,
 ) -> Method:
     """One masked, weighted ascent step on forget, then `repair` descent steps on remain, through one optimizer.
 
@@ -57,6 +59,8 @@ def sfron(
       learning_rate, momentum, weight_decay: of the shared SGD, whose rate falls as a cosine over the iterations.
       forget_train: whether the forget pass runs in train mode (it then updates BatchNorm averages, as published).
       inner: `inner(steps) -> transformation`, replaces the shared SGD without its learning rate.
+      whole_cycles: compile a forget step and its repairs to one program, with the same trajectory. None: except on CPU,
+        where a scan over convolutions is slow. A unit of progress, logging and checkpoints is then a cycle.
 
     Raises:
       ValueError: naming the argument, what came and what is allowed.
@@ -86,23 +90,39 @@ def sfron(
         )
         forget_at = stream(request, request.forget, batch_size, forget_key)
         remain_at = stream(request, request.remain, batch_size, remain_key)
-        compiled = {
-            "forget": partial(
-                compiled_step(request, objective_loss(request, objective, train=forget_train), tx), phase=FORGET
-            ),
-            "remain": partial(compiled_step(request, descend(request), tx), phase=REMAIN),
-        }
+        forget_step = partial(
+            compiled_step(request, objective_loss(request, objective, train=forget_train), tx), phase=FORGET
+        )
+        remain_step = partial(compiled_step(request, descend(request), tx), phase=REMAIN)
 
-        def work(s):
-            items = [("remain", remain_at(s))]
-            if s % repair == 0:
-                weight = ascent * schedule(s / steps)
-                items.insert(0, ("forget", forget_at(s // repair) | {"weight": weight}))
-            return items
+        def forget_batch(cycle):
+            return forget_at(cycle) | {"weight": ascent * schedule(cycle * repair / steps)}
 
-        return Plan(request.params, request.stats, tx, compiled, work, steps, facts)
+        def iteration(s):
+            forgetting = [("forget", forget_batch(s // repair))] if s % repair == 0 else []
+            return [*forgetting, ("remain", remain_at(s))]
+
+        def whole(c):
+            repairs = [remain_at(s) for s in range(c * repair, min((c + 1) * repair, steps))]
+            return [("cycle", (forget_batch(c), jax.tree.map(lambda *rows: jnp.stack(rows), *repairs)))]
+
+        if jax.default_backend() != "cpu" if whole_cycles is None else whole_cycles:
+            run = jax.jit(cycle(forget_step, remain_step), donate_argnums=0)
+            count = -(-steps // repair)
+            return Plan(request.params, request.stats, tx, {"cycle": partial(cycle_step, run)}, whole, count, facts)
+        compiled = {"forget": forget_step, "remain": remain_step}
+        return Plan(request.params, request.stats, tx, compiled, iteration, steps, facts)
 
     return Method("sfron", prepare, settings)
+
+
+def cycle_step(run, state, batches):
+    """A compiled cycle in the form of a step: the forget step's metrics and the last repair's."""
+    state, (forget, remain) = run(state, *batches)
+    last = {key: value[-1] for key, value in remain.items()}
+    named = {f"forget/{key}": value for key, value in forget.items()}
+    named |= {f"remain/{key}": value for key, value in last.items()}
+    return state, named | {"loss": last["loss"], "finite": forget["finite"] & jnp.all(remain["finite"])}
 
 
 def check_settings(settings):

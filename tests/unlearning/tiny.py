@@ -1,0 +1,30 @@
+"""A whole unlearning run in seconds: digits, a small perceptron, one request."""
+
+import runpy
+
+from ml_collections import ConfigDict
+
+import clujax
+
+
+def get_config() -> ConfigDict:
+    """The demo's config, cut down."""
+    import pathlib
+
+    demo = pathlib.Path(clujax.__file__).parent.parent / "configs" / "unlearning" / "demo.py"
+    config = runpy.run_path(str(demo))["get_config"]()
+    config.data.name = "digits"
+    config.data.train_rows = 400
+    config.data.test_rows = 200
+    config.model.widths = (16,)
+    config.checkpoint_every = 5
+    config.log_every = 3
+    config.carry_out = ("random", "class")
+    config.requests["class"] = ConfigDict({"label": "class 3", "scenario": "class", "classes": (3,)})
+    config.compare = ("retrain", "retrain_again", "finetune", "sfron")
+    for name in ("retrain", "retrain_again"):
+        config.methods[name].epochs = 4
+    config.pretrain.epochs = 4
+    config.methods.finetune.epochs = 1
+    config.methods.sfron = ConfigDict({"steps": 6, "repair": 3, "ascent": 20.0})
+    return config
