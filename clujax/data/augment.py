@@ -1,13 +1,13 @@
 """Preparation and augmentation of images on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 
-def standardize(mean: ArrayLike, std: ArrayLike) -> Callable[[Array], Array]:
+def standardize(mean: ArrayLike | Sequence[float], std: ArrayLike | Sequence[float]) -> Callable[[Array], Array]:
     """`f(images) -> float32`, (x − mean)/std per channel; gray images `[B, H, W]` gain a channel axis."""
     mean, std = jnp.asarray(mean, jnp.float32), jnp.maximum(jnp.asarray(std, jnp.float32), 1e-6)
 

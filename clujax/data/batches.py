@@ -1,7 +1,7 @@
 """Batches of data that fit in device memory, as pure functions of the step."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -27,12 +27,7 @@ def resident(
     Raises:
       ValueError: columns of different lengths, no rows, or batch_size below 1.
     """
-    sizes = {name: len(column) for name, column in arrays.items()}
-    if len(set(sizes.values())) != 1 or 0 in sizes.values():
-        raise ValueError(f"arrays must be columns of one length of at least 1; got {sizes}.")
-    if not batch_size >= 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
-    rows = next(iter(sizes.values()))
+    rows = _rows(arrays, batch_size)
     replicated = None
     if isinstance(sharding, jax.sharding.NamedSharding):
         replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
@@ -51,20 +46,38 @@ def resident(
         positions = np.arange(first, first + batch_size)
         epochs = range(first // rows, (first + batch_size - 1) // rows + 1)
         indices = np.concatenate([order(epoch)[positions[positions // rows == epoch] % rows] for epoch in epochs])
-        return _take(held, indices, sharding)
+        return _taker(sharding)(held, indices)
 
     return batch_at
 
 
-@partial(jax.jit, static_argnames="sharding")
-def _take(columns, indices, sharding):
-    batch = {name: jnp.take(column, indices, axis=0) for name, column in columns.items()}
-    return batch if sharding is None else jax.lax.with_sharding_constraint(batch, sharding)
+@cache
+def _taker(sharding):
+    """Compiled `take(columns, indices)` laid out as asked, on meshes of automatic and of explicit axes alike."""
+
+    def take(columns, indices):
+        return {name: jnp.take(column, indices, axis=0) for name, column in columns.items()}
+
+    return jax.jit(take, out_shardings=sharding)
+
+
+def _rows(arrays, batch_size):
+    """Rows of the columns; refuses what makes no batch."""
+    sizes = {name: len(column) for name, column in arrays.items()}
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise ValueError(f"arrays must be columns of one length of at least 1; got {sizes}.")
+    if not batch_size >= 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+    return next(iter(sizes.values()))
 
 
 def padded(arrays: Mapping[str, Any], batch_size: int) -> Iterator[dict[str, Any]]:
-    """All rows once, in order, in batches of one shape; `weight` is 1 for a row and 0 for padding."""
-    rows = len(next(iter(arrays.values())))
+    """All rows once, in order, in batches of one shape; `weight` is 1 for a row and 0 for padding.
+
+    Raises:
+      ValueError: columns of different lengths, no rows, or batch_size below 1.
+    """
+    rows = _rows(arrays, batch_size)
     for start in range(0, rows, batch_size):
         count = min(batch_size, rows - start)
         indices = np.minimum(np.arange(start, start + batch_size), rows - 1)

@@ -35,6 +35,17 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def sha256_arrays(*arrays: np.ndarray) -> str:
+    """sha256 of arrays: shapes and little-endian bytes, integers as int64 save bytes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        array = np.asarray(array)
+        if np.issubdtype(array.dtype, np.integer) and array.dtype != np.uint8:
+            array = array.astype("<i8")
+        found.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
 def read_idx(path: str | pathlib.Path, expected: str | None = None) -> tuple[np.ndarray, str]:
     """One idx file of bytes, gzipped or raw, and the sha256 of its decompressed content.
 

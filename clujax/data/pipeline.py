@@ -43,10 +43,18 @@ def pipeline(
 
     Returns:
       A grain iterator of dicts of `[batch_size, ...]` arrays, with `get_state` and `set_state` to save its place.
+
+    Raises:
+      ValueError: not even one batch can be filled.
     """
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
     rows = grain.MapDataset.source(source).seed(seed).shuffle()[index::count].repeat(num_epochs)
+    if batch_size < 1 or not len(rows) >= batch_size:
+        own = len(range(index, len(source), count))
+        raise ValueError(
+            f"batch_size is {batch_size}, but {num_epochs} epochs of this process's {own} rows fill no batch."
+        )
     batches = rows.batch(batch_size, drop_remainder=True, batch_fn=_stack).to_iter_dataset()
     if num_workers:
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from clujax.data.files import sha256
+from clujax.data.files import sha256_arrays
 from clujax.errors import DataNotFoundError
 
 
@@ -79,7 +79,7 @@ def read_prepared(folder: pathlib.Path):
         rows.append(np.array([e.get("index", i) for i, e in enumerate(examples)]))
     x_train, y_train, x_test, y_test = parts
     names = tuple(label.names or map(str, range(label.num_classes)))
-    digest = sha256(x_train.tobytes() + x_test.tobytes())
+    digest = sha256_arrays(x_train, y_train.astype(int), x_test, y_test.astype(int))
     return (x_train, y_train, x_test, y_test), tuple(rows), names, (builder.name, str(builder.version), digest)
 
 
@@ -94,9 +94,16 @@ def prepare(name: str, data_dir: str | pathlib.Path, parts: dict[str, tuple], cl
 
     Returns:
       The prepared folder. Every example carries an `index` feature, its row in the arrays, since tfds shuffles.
+
+    Raises:
+      ValueError: a part has not as many labels as images.
+      FileExistsError: the set is there already; tfds would keep the old rows without a word.
     """
     import tensorflow_datasets as tfds
 
+    for split, (images, labels) in parts.items():
+        if len(images) != len(labels):
+            raise ValueError(f"{split} has {len(images)} images and {len(labels)} labels.")
     shape = next(iter(parts.values()))[0].shape[1:]
 
     with tfds.core.registered.skip_registration():  # a class of this name may be made once only otherwise
@@ -123,5 +130,7 @@ def prepare(name: str, data_dir: str | pathlib.Path, parts: dict[str, tuple], cl
 
     FromArrays.name = name
     builder = FromArrays(data_dir=str(data_dir), file_format="array_record")
+    if (pathlib.Path(builder.data_dir) / "dataset_info.json").exists():
+        raise FileExistsError(f"{builder.data_dir} is prepared already; remove it to prepare it anew.")
     builder.download_and_prepare()
     return pathlib.Path(builder.data_dir)

@@ -11,7 +11,7 @@ class Source(NamedTuple):
       kind: "package", "idx", "npz", "tfds", "folder" or "fallback:<kind>".
       path: package or file name, without the machine's directories.
       version: of the package or prepared set, "" when there is none.
-      sha256: of the decoded content (decompressed idx, or the arrays' bytes).
+      sha256: of the decoded content (decompressed idx or csv, or arrays of rows and labels), or of an npz file as it is.
       n: rows, training and test together.
     """
 

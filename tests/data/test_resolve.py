@@ -125,6 +125,15 @@ def test_image_folder_split_by_class_and_deterministic(tmp_path):
     assert found.source.kind == "folder"
 
 
+def test_the_sha256_of_a_folder_is_of_its_labels_too(tmp_path):
+    folder = image_folder(tmp_path / "pictures", {"cat": 10, "dog": 10, "eel": 10})
+    before = load("pictures", path=folder).source.sha256
+    for one, other in (("cat", "spare"), ("dog", "cat"), ("spare", "dog")):
+        (folder / one).rename(folder / other)
+    again = load("pictures", path=folder).source.sha256
+    assert again != before
+
+
 def test_image_folder_with_its_own_sides(tmp_path):
     image_folder(tmp_path / "train", {"cat": 3, "dog": 2})
     image_folder(tmp_path / "test", {"cat": 1, "dog": 1})
@@ -273,3 +282,18 @@ def test_labels_beyond_the_classes_of_a_known_set_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((20, 2)), y=np.arange(20))
     with pytest.raises(DataNotFoundError, match=r"labels 0 … 19; expected 0 … 9"):
         load("cifar10", path=tmp_path / "a.npz")
+
+
+def test_preparing_over_a_set_or_from_uneven_parts_is_refused(tmp_path):
+    part = {"train": (np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, int))}
+    with pytest.raises(ValueError, match="train has 3 images and 2 labels"):
+        prepare("made", tmp_path, {"train": (part["train"][0], np.zeros(2, int))}, ("a",))
+    prepare("made", tmp_path, part, ("a",))
+    with pytest.raises(FileExistsError, match="prepared already; remove it"):
+        prepare("made", tmp_path, part, ("a",))
+
+
+def test_a_prepared_set_without_a_test_side_is_refused(tmp_path):
+    prepare("made", tmp_path, {"train": (np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, int))}, ("a",))
+    with pytest.raises(DataNotFoundError, match=r"has the splits \['train'\]; expected train and test"):
+        load("made", data_dir=tmp_path)

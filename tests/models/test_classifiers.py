@@ -247,3 +247,12 @@ def test_depths_patches_and_image_sizes_that_cannot_be_are_refused():
         vit(10, num_heads=3)
     with pytest.raises(ValueError, match=r"16 patches; this vit was made for 64"):
         jax.eval_shape(vit(10).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
+def test_a_vit_without_positions_does_not_see_the_order_of_patches():
+    _, params, stats = made("vit")
+    turned = np.concatenate([IMAGES[:, 4:], IMAGES[:, :4]], 1)
+    apply, _ = compiled("vit")
+    blind = params | {"positions": jnp.zeros_like(params["positions"])}
+    np.testing.assert_allclose(apply(blind, stats, turned)[0], apply(blind, stats, IMAGES)[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(apply(params, stats, turned)[0], apply(params, stats, IMAGES)[0], atol=1e-5)

