@@ -44,6 +44,7 @@ def decompose(
     damping: float,
     solver: Any = None,
     reference: PyTree | None = None,
+    curvature_loss: Callable[[PyTree], jax.Array] | None = None,
 ) -> Parts:
     """The gradient's parts at `params` by Hessian products and CG.
 
@@ -53,6 +54,8 @@ def decompose(
       damping: added to the remaining Hessian; it must make it positive definite.
       solver: lineax solver of the inverse; CG by default.
       reference: where the Hessians of the saliency are taken, θ_* of the paper; `params` when None.
+      curvature_loss: whose Hessian is H_forget; `forget_loss` when None. Give the plain loss where `forget_loss` has
+        weights ε: the proposition weighs the gradient, not the Hessian.
 
     Cost: two gradients, two CG solves of one hvp an iteration, one hvp.
     """
@@ -60,7 +63,7 @@ def decompose(
     forget = jax.tree.map(jnp.negative, jax.grad(forget_loss)(params))
     solved = inverse_hvp(remain_loss, at, forget, damping=damping, solver=solver)
     newton = solved if reference is None else remain_newton(remain_loss, params, forget, damping=damping, solver=solver)
-    return Parts(forget, jax.grad(remain_loss)(params), hvp(forget_loss, at, solved), newton)
+    return Parts(forget, jax.grad(remain_loss)(params), hvp(curvature_loss or forget_loss, at, solved), newton)
 
 
 def report(parts: tuple) -> dict[str, jax.Array]:

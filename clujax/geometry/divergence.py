@@ -31,15 +31,17 @@ def js(p_logits: Float[Array, "*rows C"], q_logits: Float[Array, "*rows C"]) -> 
       (0.6931, 0.6931)
     """
     log_p, log_q = _log_softmax(p_logits), _log_softmax(q_logits)
-    log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0).astype(log_p.dtype)
+    alive = (log_p > -jnp.inf) | (log_q > -jnp.inf)  # logaddexp(−∞, −∞) has a NaN gradient
+    log_m = jnp.logaddexp(jnp.where(alive, log_p, 0.0), jnp.where(alive, log_q, 0.0)) - jnp.log(2.0).astype(log_p.dtype)
     half = _times_log(jnp.exp(log_p), log_p - log_m) + _times_log(jnp.exp(log_q), log_q - log_m)
     return jnp.maximum(0.5 * jnp.sum(half, -1), 0.0)
 
 
 def hellinger(p_logits: Float[Array, "*rows C"], q_logits: Float[Array, "*rows C"]) -> Float[Array, "*rows"]:
-    """Hellinger distance, sqrt(1 − Σ √(p q)), in [0, 1]."""
-    overlap = jnp.sum(jnp.exp(0.5 * (_log_softmax(p_logits) + _log_softmax(q_logits))), -1)
-    return jnp.sqrt(jnp.maximum(1.0 - overlap, 0.0))
+    """Hellinger distance, sqrt(½ Σ (√p − √q)²) = sqrt(1 − Σ √(p q)), in [0, 1]; its gradient at p = q is 0."""
+    half = 0.5 * jnp.sum(jnp.square(jnp.exp(0.5 * _log_softmax(p_logits)) - jnp.exp(0.5 * _log_softmax(q_logits))), -1)
+    apart = half > 0
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, half, 1.0)), 0.0)
 
 
 def _log_softmax(logits):

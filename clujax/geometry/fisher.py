@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from clujax.geometry.weights import norm
 
-KINDS = ("batch", "example", "true")
+KINDS = ("batch", "example", "true", "exact")
 
 
 def diagonal(
@@ -24,28 +24,31 @@ def diagonal(
     key: PRNGKeyArray | None = None,
     microbatch: int | None = None,
 ) -> PyTree:
-    """Mean over batches of squared gradients; each batch counts equally, a smaller last one too.
+    """Mean of squared gradients: over batches for `kind="batch"`, a smaller last one counting equally, else over rows.
 
     Args:
-      losses: `losses(params, batch) -> [B]` per-row losses. Not needed for `kind="true"`.
+      losses: `losses(params, batch) -> [B]` per-row losses. Not needed for the kinds "true" and "exact".
       params: where the gradients are taken.
-      batches: any iterable of batches (trees with a leading row axis); shapes that repeat compile once.
+      batches: any iterable of batches (trees with a leading row axis), the last may be smaller; shapes that repeat compile
+        once a call.
       kind: "batch" squares the gradient of the batch mean (what published unlearning code calls Fisher; it depends on the
         batch size); "example" squares each row's gradient, the empirical Fisher; "true" squares the gradient of
-        −log p(y) for a label y drawn from the model itself.
-      pre_clip: clip each gradient to this global norm before squaring.
-      outputs: `outputs(params, batch) -> [B, C]` logits, for `kind="true"`.
-      key: draws the labels, for `kind="true"`.
-      microbatch: rows whose gradients are held at once by "example" and "true"; must divide the batch. None: all B.
+        −log p(y) for a label y drawn from the model itself; "exact" takes the expectation over y, for few classes.
+      pre_clip: clip each gradient (of a batch, or of a row) to this global norm before squaring.
+      outputs: `outputs(params, batch) -> [B, C]` logits, for "true" and "exact".
+      key: draws the labels of "true"; a row's label depends on its place in the stream, not on the split into batches.
+      microbatch: rows whose gradients are held at once by all kinds but "batch". None: all B.
 
     Returns:
-      A float32 tree like `params`.
+      A float32 tree like `params` (float64 for float64 leaves).
 
     Raises:
-      ValueError: an unknown kind, losses not of shape [B], no batches, or a result that is not finite (the leaf is named).
+      ValueError: an unknown kind, something missing for this kind, losses not of shape [B], no batches, or a result that is
+        not finite (the leaf is named).
 
-    Cost: one gradient per row; memory of "example" and "true" is `microbatch` copies of the parameters.
-    Source: SFR-on (Huang et al. 2024) for "batch"; Kunstner et al. 2019 for the difference between the other two.
+    Cost: one gradient per row, C per row for "exact"; memory of all kinds but "batch" is `microbatch` copies of the
+    parameters (times C for "exact").
+    Source: SFR-on (Huang et al. 2024) for "batch"; Kunstner et al. 2019 for the difference between the others.
 
     Example:
       >>> losses = lambda w, x: 0.5 * (x - w) ** 2
@@ -55,26 +58,46 @@ def diagonal(
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; expected one of {KINDS}.")
-    if kind == "true" and (outputs is None or key is None):
-        raise ValueError("kind='true' draws labels from the model: give outputs=(params, batch) -> logits and key=.")
+    if kind in ("batch", "example") and losses is None:
+        raise ValueError(f"kind={kind!r} squares gradients of the losses: give losses=(params, batch) -> [B].")
+    if kind in ("true", "exact") and outputs is None:
+        raise ValueError(f"kind={kind!r} takes labels from the model: give outputs=(params, batch) -> logits.")
+    if kind == "true" and key is None:
+        raise ValueError("kind='true' draws labels at random: give key=, or use kind='exact'.")
     if pre_clip is not None and not pre_clip > 0:
         raise ValueError(f"pre_clip is {pre_clip}; expected a positive norm, or None.")
-    total, count = None, 0
-    step = jax.jit(
-        partial(batch_diagonal, losses, kind=kind, pre_clip=pre_clip, outputs=outputs, microbatch=microbatch)
-    )
+    if microbatch is not None and microbatch < 1:
+        raise ValueError(f"microbatch is {microbatch}; expected at least 1, or None.")
+
+    @partial(jax.jit, donate_argnums=0)
+    def accumulate(total, params, batch, first_row, weight):
+        found = batch_diagonal(
+            losses,
+            params,
+            batch,
+            kind=kind,
+            pre_clip=pre_clip,
+            outputs=outputs,
+            key=key,
+            first_row=first_row,
+            microbatch=microbatch,
+        )
+        return jax.tree.map(lambda sum_, leaf: sum_ + weight * leaf, total, found)
+
+    total, rows, count = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=_float(leaf)), params), 0, 0
     for batch in batches:
-        found = step(params, batch, key=None if key is None else jax.random.fold_in(key, count))
-        total = found if total is None else _add(total, found)
-        count += 1
+        size = _rows(batch)
+        weight = 1 if kind == "batch" else size
+        total = accumulate(total, params, batch, rows, float(weight))
+        rows, count = rows + size, count + weight
     if count == 0:
         raise ValueError("batches is empty; the Fisher diagonal needs at least one batch.")
     mean = jax.tree.map(lambda leaf: leaf / count, total)
     for path, leaf in jax.tree_util.tree_leaves_with_path(mean):
         if not bool(jnp.all(jnp.isfinite(leaf))):
             raise ValueError(
-                f"the Fisher diagonal of {jax.tree_util.keystr(path) or 'params'} is not finite; check the losses of this"
-                " network, or bound each gradient with pre_clip."
+                f"the Fisher diagonal of {jax.tree_util.keystr(path) or 'params'} is not finite; look for NaN or infinity in"
+                " the parameters, the inputs and the losses."
             )
     return mean
 
@@ -88,40 +111,55 @@ def batch_diagonal(
     pre_clip: float | None = None,
     outputs: Callable | None = None,
     key: PRNGKeyArray | None = None,
+    first_row: int | jax.Array = 0,
     microbatch: int | None = None,
 ) -> PyTree:
-    """What one batch adds to `diagonal`; pure, for use inside a jitted or sharded loop. Arguments as there."""
-    rows = jax.tree.leaves(batch)[0].shape[0]
+    """`diagonal` of one batch; pure, for use inside a jitted or sharded loop.
+
+    Arguments as there; `first_row` is the place of the batch's first row in the stream, for the labels of "true".
+    """
+    rows = _rows(batch)
     if kind == "batch":
         return _square(_clipped(jax.grad(lambda p: jnp.mean(_checked(losses(p, batch), rows)))(params), pre_clip))
 
-    if kind == "true":
-        labels = jax.random.categorical(key, jax.lax.stop_gradient(outputs(params, batch)))
-        part = (batch, labels)
+    def one_row(tree):
+        return jax.tree.map(lambda leaf: leaf[None], tree)
 
-        def row_loss(p, row):
-            one, label = row
-            logits = outputs(p, jax.tree.map(lambda leaf: leaf[None], one))[0]
-            return -jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))[label]
-    else:
-        part = batch
+    def log_p(p, row):
+        logits = outputs(p, one_row(row))[0]
+        return jax.nn.log_softmax(logits.astype(_float(logits)))
 
-        def row_loss(p, row):
-            return jnp.sum(_checked(losses(p, jax.tree.map(lambda leaf: leaf[None], row)), 1))
+    def squared(function, row):
+        return _square(_clipped(jax.grad(function)(params, row), pre_clip))
 
-    def chunk_sum(chunk):
-        gradients = jax.vmap(lambda row: _square(_clipped(jax.grad(row_loss)(params, row), pre_clip)))(chunk)
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), gradients)
+    def row_diagonal(row, place):
+        if kind == "example":
+            return squared(lambda p, row: jnp.sum(_checked(losses(p, one_row(row)), 1)), row)
+        if kind == "true":
+            label = jax.random.categorical(jax.random.fold_in(key, place), log_p(params, row))
+            return squared(lambda p, row: log_p(p, row)[label], row)
+        chances = jnp.exp(log_p(params, row))
+        each = jax.vmap(lambda label: squared(lambda p, row: log_p(p, row)[label], row))(jnp.arange(chances.size))
+        return jax.tree.map(lambda leaf: jnp.tensordot(chances.astype(leaf.dtype), leaf, 1), each)
 
+    def chunk_sum(part):
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), jax.vmap(row_diagonal)(*part))
+
+    part = (batch, first_row + jnp.arange(rows))
     if microbatch is None or microbatch >= rows:
         total = chunk_sum(part)
     else:
-        if rows % microbatch:
-            raise ValueError(f"microbatch is {microbatch}; expected a divisor of the batch's {rows} rows.")
-        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, microbatch, *leaf.shape[1:]), part)
+        whole = rows // microbatch * microbatch
+        chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, microbatch, *leaf.shape[1:]), part)
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _float(leaf)), params)
         total, _ = jax.lax.scan(lambda sum_, chunk: (_add(sum_, chunk_sum(chunk)), None), zero, chunks)
+        if whole < rows:
+            total = _add(total, chunk_sum(jax.tree.map(lambda leaf: leaf[whole:], part)))
     return jax.tree.map(lambda leaf: leaf / rows, total)
+
+
+def _rows(batch):
+    return jnp.shape(jax.tree.leaves(batch)[0])[0]
 
 
 def _checked(values, rows):

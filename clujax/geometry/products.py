@@ -37,7 +37,7 @@ def hvp(loss: Callable, params: PyTree, vector: PyTree, batches: PyTree | None =
     def product(*batch):
         return jax.jvp(jax.grad(lambda p: loss(p, *batch)), (params,), (vector,))[1]
 
-    return _mean_over(product, batches)
+    return _mean_over(product, batches, vector)
 
 
 def gnvp(
@@ -59,7 +59,7 @@ def gnvp(
         curved = jax.jvp(jax.grad(lambda z: loss_of_outputs(z, *batch)), (outputs,), (tangent,))[1]
         return jax.vjp(lambda p: outputs_fn(p, *batch), params)[1](curved)[0]
 
-    return _mean_over(product, batches)
+    return _mean_over(product, batches, vector)
 
 
 def fvp(
@@ -87,7 +87,7 @@ def fvp(
         rows = outputs.size // outputs.shape[-1]
         return jax.vjp(lambda p: outputs_fn(p, *batch), params)[1](curvature(outputs, tangent) / rows)[0]
 
-    return _mean_over(product, batches)
+    return _mean_over(product, batches, vector)
 
 
 def categorical(logits, tangent):
@@ -118,11 +118,21 @@ def inverse_hvp(
     Args:
       loss, params, vector, batches: as for `hvp`.
       damping: added to every eigenvalue, ≥ 0.
-      solver: a lineax solver; `lineax.CG(rtol=1e-6, atol=1e-6)` by default.
+      solver: a lineax solver; by default `lineax.CG` to 1e-10, in float32 1e-5, of the vector, 1000 steps at most.
 
-    Cost: one `hvp` an iteration of the solver, at most as many as there are parameters.
+    Returns:
+      A tree like `vector`.
+
+    Raises:
+      ValueError: damping is negative.
+
+    Cost: one `hvp` an iteration of the solver, and one more every tenth.
     """
-    return inverse_product(lambda v: hvp(loss, params, v, batches), vector, damping=damping, solver=solver)
+    if batches is None:  # gradient taken once, only its derivative at each iteration
+        product = jax.linearize(jax.grad(loss), params)[1]
+    else:
+        product = lambda v: hvp(loss, params, v, batches)
+    return inverse_product(product, vector, damping=damping, solver=solver)
 
 
 def inverse_product(
@@ -130,40 +140,62 @@ def inverse_product(
 ) -> PyTree:
     """(A + damping·I)⁻¹ vector for any symmetric positive semi-definite `product(v) = A v`.
 
+    The solver sees `vector` scaled to a root mean square of 1, so its tolerances are relative and a gradient may be as
+    small as it likes; it works in float32 or wider. What is found within `max_steps` is returned, converged or not.
+
+    Args:
+      product: `product(v) -> A v`, trees like `vector`.
+      vector: right-hand side.
+      damping, solver: as for `inverse_hvp`.
+
     Raises:
       ValueError: damping is negative.
+
+    Example:
+      >>> inverse_product(lambda v: 3.0 * v, jnp.array([1.0, 2.0]), damping=1.0)
+      Array([0.25, 0.5 ], dtype=float32)
     """
     if not isinstance(damping, jax.core.Tracer) and not damping >= 0:
         raise ValueError(f"damping is {damping}; expected a number of at least 0.")
-    # lineax's CG takes curvature below 100·eps·(number of entries) along a direction for a breakdown and returns NaN. A
-    # float32 network of 10^5 weights is below that everywhere, so both sides are scaled until damping alone is above it.
-    leaves = jax.tree.leaves(vector)
-    tiny = 100 * max(jnp.finfo(leaf.dtype).eps for leaf in leaves) * max(sum(leaf.size for leaf in leaves), 1)
-    scale = jnp.where(damping > 0, 10 * tiny / jnp.where(damping > 0, damping, 1.0), 1.0)
+    wide = jax.tree.map(lambda leaf: leaf.astype(_wide(leaf)), vector)
+    leaves = jax.tree.leaves(wide)
+    size, eps = sum(leaf.size for leaf in leaves), max(jnp.finfo(leaf.dtype).eps for leaf in leaves)
+    # lineax's CG takes curvature below 100·eps·size along a direction for a breakdown and returns NaN. A float32 network of
+    # 10^5 weights is below that everywhere, so the matrix is scaled up until damping alone is above it.
+    stretch = jnp.maximum(1.0, 1000 * eps * size / jnp.where(damping > 0, damping, jnp.inf))
+    length = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves) / size)
+    unit = jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1.0), wide)
+
+    def damped(v):
+        narrow = jax.tree.map(lambda a, like: a.astype(like.dtype), v, vector)
+        return jax.tree.map(lambda a, b: ((a + damping * b) * stretch).astype(b.dtype), product(narrow), v)
+
     operator = lineax.FunctionLinearOperator(
-        lambda v: jax.tree.map(lambda a, b: ((a + damping * b) * scale).astype(b.dtype), product(v), v),
-        jax.eval_shape(lambda: vector),
-        tags=lineax.positive_semidefinite_tag,
+        damped, jax.eval_shape(lambda: unit), tags=lineax.positive_semidefinite_tag
     )
-    solver = solver or lineax.CG(rtol=1e-6, atol=1e-6)
-    scaled = jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), vector)
-    return lineax.linear_solve(operator, scaled, solver, throw=False).value
+    if solver is None:
+        tolerance = max(100 * float(eps), 1e-10)
+        solver = lineax.CG(rtol=tolerance, atol=tolerance, max_steps=min(10 * size, 1000))
+    solved = lineax.linear_solve(operator, unit, solver, throw=False).value
+    return jax.tree.map(lambda leaf, like: (leaf * (stretch * length)).astype(like.dtype), solved, vector)
 
 
-def _mean_over(product: Callable, batches: PyTree | None) -> PyTree:
+def _mean_over(product: Callable, batches: PyTree | None, like: PyTree) -> PyTree:
     """product() without batches, else the mean of product(batch) over their leading axis, one at a time."""
     if batches is None:
         return product()
-    leaves = jax.tree.leaves(batches)
-    counts = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
+    counts = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batches)}
     if len(counts) != 1 or counts & {0, None}:
         raise ValueError(f"batches must be stacked on one leading axis of K >= 1 chunks; leading sizes: {counts}.")
     count = counts.pop()
 
     def add(total, batch):
-        return jax.tree.map(jnp.add, total, product(batch)), None
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, product(batch)), None
 
-    first = jax.tree.map(lambda leaf: leaf[0], batches)
-    rest = jax.tree.map(lambda leaf: leaf[1:], batches)
-    total, _ = jax.lax.scan(add, product(first), rest)
-    return jax.tree.map(lambda leaf: leaf / count, total)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _wide(leaf)), like)
+    total, _ = jax.lax.scan(add, zero, batches)
+    return jax.tree.map(lambda leaf, given: (leaf / count).astype(given.dtype), total, like)
+
+
+def _wide(leaf):
+    return jnp.promote_types(leaf.dtype, jnp.float32)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 
 def combine(trees: Sequence[PyTree], coefficients: Sequence | Array) -> PyTree:
-    """Σ_k c_k tree_k, leaf by leaf.
+    """Σ_k c_k tree_k, leaf by leaf; integer leaves (counters) are rounded to the nearest.
 
     Raises:
       ValueError: the number of trees and coefficients differ, or there is none.
@@ -26,7 +26,8 @@ def combine(trees: Sequence[PyTree], coefficients: Sequence | Array) -> PyTree:
 
     def one(*leaves):
         terms = [_wide(leaf) * coefficients[k] for k, leaf in enumerate(leaves)]
-        return functools.reduce(operator.add, terms).astype(leaves[0].dtype)
+        total, kind = functools.reduce(operator.add, terms), jnp.asarray(leaves[0]).dtype
+        return (total if jnp.issubdtype(kind, jnp.inexact) else jnp.round(total)).astype(kind)
 
     return jax.tree.map(one, *trees)
 
