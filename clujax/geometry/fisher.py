@@ -30,7 +30,7 @@ def diagonal(
       losses: `losses(params, batch) -> [B]` per-row losses. Not needed for the kinds "true" and "exact".
       params: where the gradients are taken.
       batches: any iterable of batches (trees with a leading row axis), the last may be smaller; shapes that repeat compile
-        once a call.
+        once for the same functions.
       kind: "batch" squares the gradient of the batch mean (what published unlearning code calls Fisher; it depends on the
         batch size); "example" squares each row's gradient, the empirical Fisher; "true" squares the gradient of
         −log p(y) for a label y drawn from the model itself; "exact" takes the expectation over y, for few classes.
@@ -69,26 +69,12 @@ def diagonal(
     if microbatch is not None and microbatch < 1:
         raise ValueError(f"microbatch is {microbatch}; expected at least 1, or None.")
 
-    @partial(jax.jit, donate_argnums=0)
-    def accumulate(total, params, batch, first_row, weight):
-        found = batch_diagonal(
-            losses,
-            params,
-            batch,
-            kind=kind,
-            pre_clip=pre_clip,
-            outputs=outputs,
-            key=key,
-            first_row=first_row,
-            microbatch=microbatch,
-        )
-        return jax.tree.map(lambda sum_, leaf: sum_ + weight * leaf, total, found)
-
+    settings = {"kind": kind, "pre_clip": pre_clip, "outputs": outputs, "microbatch": microbatch}
     total, rows, count = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=_float(leaf)), params), 0, 0
     for batch in batches:
         size = _rows(batch)
         weight = 1 if kind == "batch" else size
-        total = accumulate(total, params, batch, rows, float(weight))
+        total = _accumulate(total, losses, params, batch, key, rows, float(weight), **settings)
         rows, count = rows + size, count + weight
     if count == 0:
         raise ValueError("batches is empty; the Fisher diagonal needs at least one batch.")
@@ -100,6 +86,13 @@ def diagonal(
                 " the parameters, the inputs and the losses."
             )
     return mean
+
+
+# At module level, so that a second call with the same functions and shapes compiles nothing.
+@partial(jax.jit, donate_argnums=0, static_argnames=("losses", "kind", "pre_clip", "outputs", "microbatch"))
+def _accumulate(total, losses, params, batch, key, first_row, weight, **settings):
+    found = batch_diagonal(losses, params, batch, key=key, first_row=first_row, **settings)
+    return jax.tree.map(lambda sum_, leaf: sum_ + weight * leaf, total, found)
 
 
 def batch_diagonal(

@@ -29,23 +29,19 @@ def fisher_diagonals(
     The training augmentation is on, as published; each batch counts equally, the last, smaller one too.
     Cost: one gradient per row of either set.
     """
-    return tuple(
-        diagonal(
-            lambda params, batch: cross_entropy(logits_of(request, params, batch), batch["y"]),
-            request.params,
-            augmented_batches(request, rows, batch_size, max_batches, part_key),
-            kind=kind,
-            pre_clip=pre_clip,
-            outputs=lambda params, batch: logits_of(request, params, batch),
-            key=part_key,
-        )
-        for rows, part_key in zip((request.forget, request.remain), jax.random.split(key), strict=True)
-    )
 
+    def outputs(params, batch):
+        return request.classifier.apply(params, request.stats, batch["x"], train=False)[0]
 
-def logits_of(request, params, batch):
-    """Eval-mode logits with the original network's averages."""
-    return request.classifier.apply(params, request.stats, batch["x"], train=False)[0]
+    def losses(params, batch):
+        return cross_entropy(outputs(params, batch), batch["y"])
+
+    found = []
+    for rows, part_key in zip((request.forget, request.remain), jax.random.split(key), strict=True):
+        batches = augmented_batches(request, rows, batch_size, max_batches, part_key)
+        options = {"kind": kind, "pre_clip": pre_clip, "outputs": outputs, "key": part_key}
+        found.append(diagonal(losses, request.params, batches, **options))
+    return tuple(found)
 
 
 def augmented_batches(request, rows, batch_size, max_batches, key):
