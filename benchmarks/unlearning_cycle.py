@@ -6,10 +6,12 @@ data and number of iterations.
 """
 
 import argparse
+import importlib
 import pathlib
 import sys
 import tempfile
 import types
+import unittest.mock
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +129,19 @@ def official_rows(request: Request, name: str, path: pathlib.Path, steps: int) -
         torch.Tensor.cuda = lambda self, *args, **kwargs: self
     if not hasattr(torch.nn.utils, "clip_grad_norm"):
         torch.nn.utils.clip_grad_norm = torch.nn.utils.clip_grad_norm_
+    for absent in (
+        "torchvision",
+        "torchvision.models",
+        "torchvision.transforms",
+        "torchvision.datasets",
+        "timm",
+        "tqdm",
+    ):
+        # Their package imports these for data and models that are not used here.
+        try:
+            importlib.import_module(absent)
+        except ImportError:
+            sys.modules[absent] = unittest.mock.MagicMock()
     from unlearn.sfron import SFRon
 
     shape = request.remain["x"].shape[1:]

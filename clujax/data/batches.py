@@ -1,7 +1,7 @@
 """Batches of data that fit in device memory, as pure functions of the step."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ def resident(
         if epoch not in orders:
             while len(orders) >= 4:
                 orders.pop(next(iter(orders)))
-            orders[epoch] = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), rows))
+            orders[epoch] = np.asarray(_order(key, epoch, rows))
         return orders[epoch]
 
     def batch_at(step: int) -> dict[str, jax.Array]:
@@ -49,6 +49,12 @@ def resident(
         return _taker(sharding)(held, indices)
 
     return batch_at
+
+
+@partial(jax.jit, static_argnames="rows")
+def _order(key, epoch, rows):
+    # One program: taken op by op, a permutation costs as much as a training step of a small network.
+    return jax.random.permutation(jax.random.fold_in(key, epoch), rows)
 
 
 @cache
