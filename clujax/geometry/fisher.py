@@ -37,7 +37,8 @@ def diagonal(
       pre_clip: clip each gradient (of a batch, or of a row) to this global norm before squaring.
       outputs: `outputs(params, batch) -> [B, C]` logits, for "true" and "exact".
       key: draws the labels of "true"; a row's label depends on its place in the stream, not on the split into batches.
-      microbatch: rows whose gradients are held at once by all kinds but "batch". None: all B.
+      microbatch: rows whose gradients are held at once by all kinds but "batch". None: all B. On CPU, 1 is the fastest for
+        dense layers (128 rows of an MLP: 8 ms against 183 ms for all at once), None for convolutions.
 
     Returns:
       A float32 tree like `params` (float64 for float64 leaves).
