@@ -112,7 +112,10 @@ def list_configs(under: str = "configs") -> int:
             f"no config below {root}; stand in the repository's root or name a folder with --under."
         )
     console = Console()
-    table = Table("config", "what it does", "time", box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("config", no_wrap=True)  # to be copied into a command
+    table.add_column("what it does")
+    table.add_column("time")
     for path in paths:
         lines = (ast.get_docstring(ast.parse(path.read_text())) or "no docstring").splitlines()
         time = next((line.split(":", 1)[1].strip() for line in lines if line.strip().lower().startswith("time:")), "")

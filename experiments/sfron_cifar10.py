@@ -2,7 +2,7 @@
 
 Command: python experiments/sfron_cifar10.py --data cifar10.npz [--small] [--minutes 10] [--workdir runs/cifar10]
 Time:    the full table takes a few hours on one data-centre GPU; `--minutes` stops after that long with all progress kept,
-         and the same command goes on from there. `--small` is the CPU-sized variant, about half an hour on two cores.
+         and the same command goes on from there. `--small` is the CPU-sized variant, about ten minutes on two cores.
 Writes:  docs/results/sfron_cifar10.md (or sfron_cifar10_cpu.md) with the paper's rows beside ours, when all is done
 """
 
