@@ -107,7 +107,7 @@ def pass_cases(params, batches, outputs, losses, key):
     return {
         "epoch": (epoch, None),
         "Fisher, batch": (fisher(kind="batch"), 1.1),
-        "diagonal(), with compilation": (lambda: diagonal(losses, params, batches), None),
+        "diagonal(), the whole call": (lambda: diagonal(losses, params, batches), None),
         "Fisher, example, all at once": (fisher(kind="example"), None),
         "Fisher, example, microbatch 1": (fisher(kind="example", microbatch=1), None),
         "Fisher, true, microbatch 1": (fisher(kind="true", microbatch=1), None),
@@ -170,8 +170,8 @@ def main():
     for r in records:
         target = "" if r["target"] is None else f"≤ {r['target']}"
         table.add_row(r["case"], f"{r['ms']:.2f}", f"{r['ratio']:.2f}", r["unit"], target, f"{r['first_call_ms']:.0f}")
-    console = Console()
-    console.print(table, width=max(console.width, 90), soft_wrap=True)
+    console = Console(width=max(Console().width, 96))
+    console.print(table)
     if args.out:
         with open(args.out, "w") as file:
             json.dump({"device": device.device_kind, "jax": jax.__version__, "records": records}, file, indent=1)
