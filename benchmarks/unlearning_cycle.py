@@ -20,7 +20,7 @@ import optax
 from timing import interleaved, table
 
 from clujax.data import resident
-from clujax.geometry import diagonal, hvp
+from clujax.geometry import diagonal_estimator, hvp
 from clujax.models import mlp, resnet
 from clujax.training import init_state, make_train_step
 from clujax.unlearning import Request, sfron
@@ -103,11 +103,12 @@ def geometry_rows(request: Request) -> list:
             state, _ = step(state, batch)
         return state
 
+    estimate = diagonal_estimator(losses)
     gradient = jax.jit(jax.grad(lambda p: jnp.mean(losses(p, batches[0]))))
     product = jax.jit(lambda p, v: hvp(lambda q: jnp.mean(losses(q, batches[0])), p, v))
     found = interleaved(
         {
-            "fisher": lambda: jax.block_until_ready(diagonal(losses, params, batches)),
+            "fisher": lambda: jax.block_until_ready(estimate(params, batches)),
             "epoch": Runner(init_state(params, stats, optax.sgd(0.01, 0.9), jax.random.key(0)), epoch),
             "gradient": lambda: jax.block_until_ready(gradient(params)),
             "hvp": lambda: jax.block_until_ready(product(params, params)),

@@ -5,7 +5,7 @@ Everything is a function of arrays and parameter trees; nothing here knows of ne
 
 from clujax.geometry.decompose import Parts, decompose, remain_gauss_newton, remain_newton, report
 from clujax.geometry.divergence import entropy, hellinger, js, kl
-from clujax.geometry.fisher import batch_diagonal, diagonal
+from clujax.geometry.fisher import batch_diagonal, diagonal, diagonal_estimator
 from clujax.geometry.products import categorical, fvp, gaussian, gnvp, hvp, inverse_hvp, inverse_product
 from clujax.geometry.saliency import check_mask, density, ratio_mask, top_fraction_mask
 from clujax.geometry.weights import combine, cosine, distance, inner, lerp, norm
@@ -20,6 +20,7 @@ __all__ = [
     "decompose",
     "density",
     "diagonal",
+    "diagonal_estimator",
     "distance",
     "entropy",
     "fvp",

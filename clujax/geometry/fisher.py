@@ -30,7 +30,7 @@ def diagonal(
       losses: `losses(params, batch) -> [B]` per-row losses. Not needed for the kinds "true" and "exact".
       params: where the gradients are taken.
       batches: any iterable of batches (trees with a leading row axis), the last may be smaller; shapes that repeat compile
-        once for the same functions.
+        once a call (`diagonal_estimator`: once for all calls).
       kind: "batch" squares the gradient of the batch mean (what published unlearning code calls Fisher; it depends on the
         batch size); "example" squares each row's gradient, the empirical Fisher; "true" squares the gradient of
         −log p(y) for a label y drawn from the model itself; "exact" takes the expectation over y, for few classes.
@@ -57,43 +57,57 @@ def diagonal(
       >>> float(diagonal(losses, jnp.array(0.0), [x])), float(diagonal(losses, jnp.array(0.0), [x], kind="example"))
       (0.0, 1.0)
     """
+    estimate = diagonal_estimator(losses, kind=kind, pre_clip=pre_clip, outputs=outputs, microbatch=microbatch)
+    return estimate(params, batches, key)
+
+
+def diagonal_estimator(
+    losses: Callable[[PyTree, Any], jax.Array] | None,
+    *,
+    kind: str = "batch",
+    pre_clip: float | None = None,
+    outputs: Callable[[PyTree, Any], jax.Array] | None = None,
+    microbatch: int | None = None,
+) -> Callable[..., PyTree]:
+    """`estimate(params, batches, key=None)`, which is `diagonal` with these settings, compiled once for all its calls."""
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; expected one of {KINDS}.")
     if kind in ("batch", "example") and losses is None:
         raise ValueError(f"kind={kind!r} squares gradients of the losses: give losses=(params, batch) -> [B].")
     if kind in ("true", "exact") and outputs is None:
         raise ValueError(f"kind={kind!r} takes labels from the model: give outputs=(params, batch) -> logits.")
-    if kind == "true" and key is None:
-        raise ValueError("kind='true' draws labels at random: give key=, or use kind='exact'.")
     if pre_clip is not None and not pre_clip > 0:
         raise ValueError(f"pre_clip is {pre_clip}; expected a positive norm, or None.")
     if microbatch is not None and microbatch < 1:
         raise ValueError(f"microbatch is {microbatch}; expected at least 1, or None.")
-
     settings = {"kind": kind, "pre_clip": pre_clip, "outputs": outputs, "microbatch": microbatch}
-    total, rows, count = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=_float(leaf)), params), 0, 0
-    for batch in batches:
-        size = _rows(batch)
-        weight = 1 if kind == "batch" else size
-        total = _accumulate(total, losses, params, batch, key, rows, float(weight), **settings)
-        rows, count = rows + size, count + weight
-    if count == 0:
-        raise ValueError("batches is empty; the Fisher diagonal needs at least one batch.")
-    mean = jax.tree.map(lambda leaf: leaf / count, total)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(mean):
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            raise ValueError(
-                f"the Fisher diagonal of {jax.tree_util.keystr(path) or 'params'} is not finite; look for NaN or infinity in"
-                " the parameters, the inputs and the losses."
-            )
-    return mean
 
+    @partial(jax.jit, donate_argnums=0)
+    def accumulate(total, params, batch, key, first_row, weight):
+        found = batch_diagonal(losses, params, batch, key=key, first_row=first_row, **settings)
+        return jax.tree.map(lambda sum_, leaf: sum_ + weight * leaf, total, found)
 
-# At module level, so that a second call with the same functions and shapes compiles nothing.
-@partial(jax.jit, donate_argnums=0, static_argnames=("losses", "kind", "pre_clip", "outputs", "microbatch"))
-def _accumulate(total, losses, params, batch, key, first_row, weight, **settings):
-    found = batch_diagonal(losses, params, batch, key=key, first_row=first_row, **settings)
-    return jax.tree.map(lambda sum_, leaf: sum_ + weight * leaf, total, found)
+    def estimate(params, batches, key=None):
+        if kind == "true" and key is None:
+            raise ValueError("kind='true' draws labels at random: give key=, or use kind='exact'.")
+        total, rows, count = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=_float(leaf)), params), 0, 0
+        for batch in batches:
+            size = _rows(batch)
+            weight = 1 if kind == "batch" else size
+            total = accumulate(total, params, batch, key, rows, float(weight))
+            rows, count = rows + size, count + weight
+        if count == 0:
+            raise ValueError("batches is empty; the Fisher diagonal needs at least one batch.")
+        mean = jax.tree.map(lambda leaf: leaf / count, total)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(mean):
+            if not bool(jnp.all(jnp.isfinite(leaf))):
+                raise ValueError(
+                    f"the Fisher diagonal of {jax.tree_util.keystr(path) or 'params'} is not finite; look for NaN or"
+                    " infinity in the parameters, the inputs and the losses."
+                )
+        return mean
+
+    return estimate
 
 
 def batch_diagonal(

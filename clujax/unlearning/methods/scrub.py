@@ -34,15 +34,10 @@ def scrub(
         forget_key, remain_key = jax.random.split(key)
         per_forget = math.ceil(len(request.forget["y"]) / batch_size)
         per_remain = math.ceil(len(request.remain["y"]) / batch_size)
-        order = []
+        names = []
         for epoch in range(epochs):
-            order += [("forget", None)] * (per_forget if epoch < forget_epochs else 0) + [("remain", None)] * per_remain
-        names = [name for name, _ in order]
-        counts = {"forget": 0, "remain": 0}
-        positions = []
-        for name in names:
-            positions.append(counts[name])
-            counts[name] += 1
+            names += ["forget"] * (per_forget if epoch < forget_epochs else 0) + ["remain"] * per_remain
+        positions = [names[:s].count(name) for s, name in enumerate(names)]
         streams = {
             "forget": stream(request, request.forget, batch_size, forget_key),
             "remain": stream(request, request.remain, batch_size, remain_key),
