@@ -60,7 +60,14 @@ def main() -> None:
     reports.build(run)
     for picture in ("gaps", "membership"):
         shutil.copy(workdir / "figures" / f"0_{picture}.png", RESULTS / f"sfron_{name}_{picture}.png")
-    parts = [f"# {run.result['title']}", reports.markdown([run]), f"![gaps](sfron_{name}_gaps.png)"]
+    when = f"{run.result['created'][:10]}, {run.result['device']}, jax {run.result['versions']['jax']}"
+    command = f"Command: `python experiments/sfron_cifar10.py --data cifar10.npz{' --small' if options.small else ''}`."
+    parts = [
+        f"# {run.result['title']}",
+        f"{command} {when}.",
+        reports.markdown([run]),
+        f"![gaps](sfron_{name}_gaps.png)",
+    ]
     parts += [f"![membership](sfron_{name}_membership.png)", "## Published", paper_table()]
     (RESULTS / f"sfron_{name}.md").write_text("\n\n".join(parts) + "\n")
 

@@ -27,7 +27,7 @@ def arms(config: ConfigDict, methods: dict[str, dict]) -> ConfigDict:
         kept = {name: config.methods[name].to_dict() for name in ("retrain", "retrain_again")}
         config.methods = ConfigDict(kept | methods)
         config.compare = (*kept, *methods)
-        config.evidence.method = next(iter(methods))
+        config.evidence.method = "sfron" if "sfron" in methods else next(iter(methods))
     return config
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     sections = [
         "# SFR-on on Fashion-MNIST",
         "",
-        f"Command: `python {pathlib.Path(__file__).name}` in `experiments/`.",
+        "Command: `python experiments/sfron_fashion_mnist.py`.",
         "",
     ]
     for name, change in parts.items():
@@ -96,7 +96,8 @@ def main() -> None:
         experiment.run(config, options.workdir / name)
         run = reports.read(options.workdir / name)
         reports.build(run)
-        sections += [f"## {run.result['title']} ({name})", "", reports.markdown([run]), ""]
+        when = f"{run.result['created'][:10]}, {run.result['device']}, jax {run.result['versions']['jax']}"
+        sections += [f"## {run.result['title']} ({name})", "", f"{when}.", "", reports.markdown([run]), ""]
         figures = options.workdir / name / "figures"
         for picture in ("0_gaps", "0_membership", "0_trajectory") if name != "ascent" else ():
             target = RESULTS / f"sfron_fashion_{name}_{picture[2:]}.png"

@@ -151,7 +151,7 @@ def carry_out(run, name, number, seed, split, original, arms) -> dict[str, Cell]
     for method_name, method in arms.items():
         options = {}
         if method_name == run.config.evidence.method and seed == run.config.seeds[0]:
-            options = {"probe": parts_probe(request)}
+            options = {"probe": parts_probe(request, **run.config.evidence.probe.to_dict())}
         outcomes[method_name] = stage(
             run,
             f"seed{seed}/{name}/{method_name}",

@@ -74,5 +74,5 @@ def get_config() -> ConfigDict:
             "sfron": sfron | {"objective": objective | {"exponent": 0.5, "floor": 1e-3}},
         }
     )
-    config.evidence = ConfigDict({"method": "sfron"})
+    config.evidence = ConfigDict({"method": "sfron", "probe": {"rows": 64, "iterations": 5}})
     return config

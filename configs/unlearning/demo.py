@@ -63,5 +63,5 @@ def get_config() -> ConfigDict:
             "sfron": {"steps": 150, "repair": 5, "ascent": 50.0},
         }
     )
-    config.evidence = ConfigDict({"method": "sfron"})
+    config.evidence = ConfigDict({"method": "sfron", "probe": {"rows": 256, "iterations": 15}})
     return config

@@ -83,5 +83,5 @@ def get_config() -> ConfigDict:
             "remain_newton_alone": {"method": "remain_newton", "ascent": 10.0, "max_norm": 1.4},
         }
     )
-    config.evidence = ConfigDict({"method": "sfron"})
+    config.evidence = ConfigDict({"method": "sfron", "probe": {"rows": 256, "iterations": 15}})
     return config
