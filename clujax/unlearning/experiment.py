@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 import sys
 import time
 import zlib
@@ -111,7 +112,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
                     cells[name].setdefault(method, []).append(cell)
     result = {
         "title": config.title,
-        "command": " ".join(["clujax", *sys.argv[1:]]),
+        "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config_digest": configuration.digest(config),
         "source": dataset.source._asdict(),
         "seeds": list(config.seeds),
