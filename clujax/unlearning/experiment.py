@@ -237,11 +237,11 @@ def methods_for(config: ConfigDict, request: ConfigDict) -> dict[str, Method]:
         kind = lookup(METHODS, values.pop("method", name), f"methods.{name}.method")
         if "schedule" in values:
             values["schedule"] = lookup(SCHEDULES, values["schedule"], f"methods.{name}.schedule")
-        if "objective" in values:
-            objective = dict(values["objective"])
-            kind_of = lookup(OBJECTIVES, objective.pop("name"), f"methods.{name}.objective.name")
-            values["objective"] = kind_of(**objective)
         try:
+            if "objective" in values:
+                objective = dict(values["objective"])
+                kind_of = lookup(OBJECTIVES, objective.pop("name"), f"methods.{name}.objective.name")
+                values["objective"] = kind_of(**objective)
             found[name] = kind(**values)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"methods.{name}: {error}") from error

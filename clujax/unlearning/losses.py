@@ -13,12 +13,12 @@ from clujax.unlearning.request import Request, forward
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
-def descend(request: Request, *, train: bool = True) -> Callable:
-    """Mean cross-entropy on a batch of rows to keep or to learn."""
+def descend(request: Request, *, weight: float = 1.0, train: bool = True) -> Callable:
+    """Mean cross-entropy on a batch of rows to keep or to learn, times a constant weight."""
 
     def loss(params, stats, batch, key):
         logits, stats = forward(request, params, stats, batch, key, train=train)
-        return jnp.mean(cross_entropy(logits, batch["y"])), (stats, {})
+        return weight * jnp.mean(cross_entropy(logits, batch["y"])), (stats, {})
 
     return loss
 
@@ -46,8 +46,14 @@ def adaptive_ascent(exponent: float = 0.5, floor: float = 1e-3, losses: Callable
       floor: losses below it count as the floor; 0 is the published form, which a single loss of exactly 0 disables.
       losses: `losses(logits, labels, key) -> [B]`, non-negative; cross-entropy by default.
 
+    Raises:
+      ValueError: exponent or floor is negative or NaN, at once; losses of another shape, when traced.
+
     Source: SFR-on, Huang et al. 2024, adaptive coefficients ε̃.
     """
+    for name, value in (("exponent", exponent), ("floor", floor)):
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}; expected a number of at least 0.")
     per_row = losses or (lambda logits, labels, key: cross_entropy(logits, labels))
 
     def objective(logits: Float[Array, "B C"], labels: Int[Array, " B"], key: PRNGKeyArray):

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.requests = ConfigDict(
         {
             "random": {"label": "10 % random rows", "scenario": "random", "fraction": 0.1},
-            "class": {"label": "the whole class airplane", "scenario": "class", "classes": (0,)},
+            "class": {"label": "the whole class 0", "scenario": "class", "classes": (0,)},
         }
     )
     config.compare = (

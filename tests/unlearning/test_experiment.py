@@ -122,6 +122,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(finished, tmp_path):
         (["--data.train_rows=9999"], ConfigError, "digits has 1438 train rows"),
         (["--requests.random.fraction=1.5"], RequestError, "fraction is 1.5"),
         (["--requests.class.classes=(12,)"], RequestError, r"classes \[12\] are absent"),
+        (["--methods.sfron.objective.exponent=-1.0"], ConfigError, "methods.sfron: exponent is -1"),
+        (["--methods.sfron.schedule=exponential"], ConfigError, "expected one of constant, cosine, linear, quadratic"),
         (["--methods.sfron.repair=0"], ConfigError, "methods.sfron: repair is 0"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from clujax.errors import CheckpointError, RequestError
 from clujax.models import mlp
-from clujax.unlearning import Request, check_request, sfron, unlearn
+from clujax.unlearning import Request, adaptive_ascent, check_request, sfron, unlearn
 from clujax.unlearning.importance import fisher_diagonals, load_diagonals, save_diagonals
 
 
@@ -58,11 +58,18 @@ def test_bad_requests_are_refused(request_, change, words):
         {"slow_per": "epoch"},
         {"fisher": "exact"},
         {"weight_decay": float("nan")},
+        {"remain_weight": -1.0},
     ],
 )
 def test_bad_settings_are_refused_by_name(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         sfron(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"exponent": -0.5}, {"floor": -1e-3}, {"exponent": float("nan")}])
+def test_bad_coefficients_are_refused_before_any_work(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        adaptive_ascent(**settings)
 
 
 def test_mask_of_nothing_is_refused(request_):
@@ -72,8 +79,6 @@ def test_mask_of_nothing_is_refused(request_):
 
 
 def test_losses_of_the_wrong_shape_are_refused(request_):
-    from clujax.unlearning import adaptive_ascent
-
     scalar = adaptive_ascent(losses=lambda logits, labels, key: jnp.mean(logits))
     with pytest.raises(ValueError, match="one value per row"):
         unlearn(sfron(steps=2, objective=scalar), request_, key=jax.random.key(0))

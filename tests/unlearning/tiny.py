@@ -26,5 +26,13 @@ def get_config() -> ConfigDict:
         config.methods[name].epochs = 4
     config.pretrain.epochs = 4
     config.methods.finetune.epochs = 1
-    config.methods.sfron = ConfigDict({"steps": 6, "repair": 3, "ascent": 20.0})
+    config.methods.sfron = ConfigDict(
+        {
+            "steps": 6,
+            "repair": 3,
+            "ascent": 20.0,
+            "schedule": "linear",
+            "objective": {"name": "adaptive_ascent", "exponent": 0.5},
+        }
+    )
     return config

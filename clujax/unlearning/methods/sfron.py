@@ -27,6 +27,7 @@ def sfron(
     fisher: str = "batch",
     fisher_batches: int | None = None,
     max_norm: float | None = 7.0,
+    remain_weight: float = 1.0,
     slow_step: float = 1.0,
     slow_per: str = "iteration",
     batch_size: int = 128,
@@ -53,6 +54,7 @@ def sfron(
       fisher: estimator of the mask's Fisher diagonals: "batch" (published), "example" or "true".
       fisher_batches: at most this many batches for each diagonal; None takes every row.
       max_norm: global norm to which the masked forget gradient is clipped; None does not clip.
+      remain_weight: weight of the remaining descent; 0 leaves nothing to keep the network by.
       slow_step: outer step τ in [0, 1]; 1 keeps no copy of the weights.
       slow_per: take the outer step each "iteration" (official code) or each "cycle" (paper).
       batch_size: rows in a batch of either kind.
@@ -93,7 +95,7 @@ def sfron(
         forget_step = partial(
             compiled_step(request, objective_loss(request, objective, train=forget_train), tx), phase=FORGET
         )
-        remain_step = partial(compiled_step(request, descend(request), tx), phase=REMAIN)
+        remain_step = partial(compiled_step(request, descend(request, weight=remain_weight), tx), phase=REMAIN)
 
         def forget_batch(cycle):
             return forget_at(cycle) | {"weight": ascent * schedule(cycle * repair / steps)}
