@@ -98,7 +98,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(finished, tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stage = workdir / "stages" / "seed0" / "random" / "finetune"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not stage.exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
