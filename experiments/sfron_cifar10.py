@@ -68,7 +68,11 @@ def main() -> None:
         reports.markdown([run]),
         f"![gaps](sfron_{name}_gaps.png)",
     ]
-    parts += [f"![membership](sfron_{name}_membership.png)", "## Published, for the full data and ResNet-18", paper_table()]
+    parts += [
+        f"![membership](sfron_{name}_membership.png)",
+        "## Published, for the full data and ResNet-18",
+        paper_table(),
+    ]
     (RESULTS / f"sfron_{name}.md").write_text("\n\n".join(parts) + "\n")
 
 
