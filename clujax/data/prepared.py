@@ -1,11 +1,12 @@
 """Data sets prepared by tensorflow-datasets, read and written without TensorFlow."""
 
+import contextlib
 import json
 import pathlib
 
 import numpy as np
 
-from clujax.data.files import sha256_arrays
+from clujax.data.files import DamagedDataError, sha256_arrays
 from clujax.errors import DataNotFoundError
 
 
@@ -31,8 +32,8 @@ def check_format(folder: pathlib.Path) -> None:
     """
     try:
         kind = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
-    except (ValueError, AttributeError) as error:
-        raise DataNotFoundError(f"{folder / 'dataset_info.json'} is damaged ({error}); prepare it again") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise DamagedDataError(f"{folder / 'dataset_info.json'} is damaged ({error}); prepare it again") from error
     if kind not in ("array_record", "parquet"):
         raise DataNotFoundError(
             f"{folder} is prepared as {kind}, which only TensorFlow reads;"
@@ -61,8 +62,9 @@ def read_prepared(folder: pathlib.Path):
         raise DataNotFoundError(
             f"tensorflow-datasets cannot be imported ({error}); pip install 'clujax[data]'"
         ) from error
-    builder = tfds.builder_from_directory(str(folder))
-    missing = {"image", "label"} - set(builder.info.features)
+    with damaged_if_unreadable(folder):
+        builder = tfds.builder_from_directory(str(folder))
+        missing = {"image", "label"} - set(builder.info.features)
     if missing:
         raise DataNotFoundError(f"{folder} has the features {sorted(builder.info.features)}; lacking {sorted(missing)}")
     label, splits = builder.info.features["label"], builder.info.splits
@@ -71,16 +73,29 @@ def read_prepared(folder: pathlib.Path):
         raise DataNotFoundError(f"{folder} has the splits {sorted(splits)}; expected train and test (or validation)")
     parts, rows = [], []
     for split in ("train", test_name):
-        source = builder.as_data_source(split=split)
-        if not len(source):
+        with damaged_if_unreadable(folder):
+            source = builder.as_data_source(split=split)
+            examples = [source[i] for i in range(len(source))]
+            columns = [np.stack([e[name] for e in examples]) for name in ("image", "label") if examples]
+        if not examples:
             raise DataNotFoundError(f"{folder} has no rows in {split}")
-        examples = [source[i] for i in range(len(source))]
-        parts += [np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])]
+        parts += columns
         rows.append(np.array([e.get("index", i) for i, e in enumerate(examples)]))
     x_train, y_train, x_test, y_test = parts
-    names = tuple(label.names or map(str, range(label.num_classes)))
+    names = getattr(label, "names", None) or map(str, range(getattr(label, "num_classes", None) or 0))
     digest = sha256_arrays(x_train, y_train.astype(int), x_test, y_test.astype(int))
-    return (x_train, y_train, x_test, y_test), tuple(rows), names, (builder.name, str(builder.version), digest)
+    return (x_train, y_train, x_test, y_test), tuple(rows), tuple(names), (builder.name, str(builder.version), digest)
+
+
+@contextlib.contextmanager
+def damaged_if_unreadable(folder: pathlib.Path):
+    """Whatever the readers of records throw at a broken file (RuntimeError, TypeError, …) says which set is broken."""
+    try:
+        yield
+    except Exception as error:
+        raise DamagedDataError(
+            f"{folder} cannot be read ({type(error).__name__}: {error}); prepare it again"
+        ) from error
 
 
 def prepare(name: str, data_dir: str | pathlib.Path, parts: dict[str, tuple], classes: tuple[str, ...]) -> pathlib.Path:

@@ -1,5 +1,6 @@
 """Find a data set: the caller's path, prepared sets, CLUJAX_DATA_DIR, installed packages, the system. Never a substitute."""
 
+import difflib
 import logging
 import os
 import pathlib
@@ -39,6 +40,7 @@ KNOWN = {
     "tiny_imagenet": Known(),
 }
 SYSTEM = pathlib.Path("/usr/share/datasets")
+MOST_CLASSES = 2**20  # a larger label is a row number or a time, not a class
 
 
 def load(
@@ -66,7 +68,11 @@ def load(
     """
     known = KNOWN.get(name, Known())
     if path is not None:
-        return read_path(name, known, pathlib.Path(path).expanduser())
+        if not os.fspath(path):
+            raise DataNotFoundError("data.path is empty; give a path, or leave it out to search for the set by name.")
+        return read_path(name, known, pathlib.Path(os.path.abspath(os.path.expanduser(path))))
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        raise DataNotFoundError(f"data set name {name!r}: expected a name such as {', '.join(KNOWN)}.")
     failures = []
     for place, read in places(name, known, data_dir, download):
         try:
@@ -81,9 +87,9 @@ def load(
         )
         found = load(fallback, data_dir=data_dir)
         return found._replace(source=found.source._replace(kind=f"fallback:{found.source.kind}"))
-    raise DataNotFoundError(
-        "\n".join([f"data set {name!r} was not found. Looked at:", *failures, "To get it:", *fixes(name, known)])
-    )
+    near = [] if name in KNOWN else difflib.get_close_matches(name, KNOWN, n=1)
+    asked = f"data set {name!r} was not found{f' (did you mean {near[0]!r}?)' if near else ''}. Looked at:"
+    raise DataNotFoundError("\n".join([asked, *failures, "To get it:", *fixes(name, known)]))
 
 
 def places(name, known, data_dir, download):
@@ -121,7 +127,7 @@ def read_path(name: str, known: Known, path: pathlib.Path) -> Dataset:
     """
     if not path.exists():
         raise DataNotFoundError(f"data.path {path} does not exist.")
-    if path.suffix == ".npz":
+    if path.suffix == ".npz" and path.is_file():
         parts, rows, digest = files.read_npz(path)
         return dataset(parts, known.classes, Source("npz", path.name, "", digest, 0), rows)
     if not path.is_dir():
@@ -229,22 +235,36 @@ def read_image_folder(path):
 
 def dataset(parts, classes, source, rows=None) -> Dataset:
     """Columns with one dtype and form, checked, whatever the reader."""
-    x_train, y_train, x_test, y_test = parts
-    rows = rows or (np.arange(len(y_train)), np.arange(len(y_test)))
-    sides = []
-    for x, y, index in ((x_train, y_train, rows[0]), (x_test, y_test, rows[1])):
-        y = np.asarray(y).reshape(-1)
-        if len(x) != len(y) or len(y) == 0:
-            raise DataNotFoundError(f"{source.path} has {len(x)} inputs and {len(y)} labels; expected as many, not 0.")
+    x_train, y_train, x_test, y_test = map(np.asarray, parts)
+    rows = rows or (np.arange(y_train.size), np.arange(y_test.size))
+    for x, y in ((x_train, y_train), (x_test, y_test)):
+        if x.ndim == 0 or len(x) != y.size or y.size == 0:
+            raise files.DamagedDataError(
+                f"{source.path} has inputs of shape {x.shape} and labels of shape {y.shape}; expected as many, not 0."
+            )
+        if x.dtype.kind not in "buif":
+            raise files.DamagedDataError(f"{source.path} has inputs of dtype {x.dtype}; expected numbers.")
         if not np.issubdtype(y.dtype, np.integer):
-            raise DataNotFoundError(f"{source.path} has labels of dtype {y.dtype}; expected integers.")
-        x = x[..., None] if x.ndim == 3 else x
-        sides.append({"x": x, "y": y.astype(np.int32), "index": np.asarray(index, np.int64)})
-    labels = np.concatenate([side["y"] for side in sides])
+            raise files.DamagedDataError(f"{source.path} has labels of dtype {y.dtype}; expected integers.")
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise files.DamagedDataError(
+            f"{source.path} has training inputs {x_train.shape[1:]} but test inputs {x_test.shape[1:]}; expected alike."
+        )
+    # Before they become int32: 2**32 would pass as class 0.
+    labels = np.concatenate([y_train.reshape(-1), y_test.reshape(-1)]).astype(np.int64)
+    if not classes and labels.max() >= MOST_CLASSES:
+        raise files.DamagedDataError(f"{source.path} has a label {labels.max()}; expected less than {MOST_CLASSES}.")
     classes = classes or tuple(map(str, range(int(labels.max()) + 1)))
     if labels.min() < 0 or labels.max() >= len(classes):
-        raise DataNotFoundError(
+        raise files.DamagedDataError(
             f"{source.path} has labels {labels.min()} … {labels.max()}; expected 0 … {len(classes) - 1}."
         )
-    total = len(sides[0]["y"]) + len(sides[1]["y"])
-    return Dataset(sides[0], sides[1], tuple(classes), source._replace(n=total))
+    train, test = (
+        {
+            "x": x[..., None] if x.ndim == 3 else x,
+            "y": y.reshape(-1).astype(np.int32),
+            "index": np.asarray(index, np.int64),
+        }
+        for x, y, index in ((x_train, y_train, rows[0]), (x_test, y_test, rows[1]))
+    )
+    return Dataset(train, test, tuple(classes), source._replace(n=len(labels)))

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -297,3 +298,70 @@ def test_a_prepared_set_without_a_test_side_is_refused(tmp_path):
     prepare("made", tmp_path, {"train": (np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, int))}, ("a",))
     with pytest.raises(DataNotFoundError, match=r"has the splits \['train'\]; expected train and test"):
         load("made", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y_train": np.array([0, 1, 2, 2**32])}, r"has a label 4294967296; expected less than"),
+        ({"y_train": np.eye(4, dtype=int)}, r"labels of shape \(4, 4\); expected as many"),
+        ({"x_test": np.zeros((2, 3, 3))}, r"training inputs \(2, 2\) but test inputs \(3, 3\)"),
+        ({"x_train": np.float64(3)}, r"inputs of shape \(\) and labels of shape \(4,\)"),
+        ({"x_train": np.array(["a"] * 4)}, r"inputs of dtype <U1; expected numbers"),
+        ({"x_train": np.zeros((0, 2, 2)), "y_train": np.zeros(0, int)}, "expected as many, not 0"),
+    ],
+)
+def test_columns_that_make_no_set_are_an_error_at_once(tmp_path, monkeypatch, arrays, message, known):
+    whole = {"x_train": np.zeros((4, 2, 2)), "y_train": np.arange(4), "x_test": np.zeros((2, 2, 2))}
+    np.savez(tmp_path / "plain.npz", **whole | {"y_test": np.arange(2)} | arrays)
+    with pytest.raises(DamagedDataError, match=message):
+        load("plain", path=tmp_path / "plain.npz")
+    if "y_train" not in arrays:  # nor does the package's copy stand in for one's own file
+        monkeypatch.setenv("CLUJAX_DATA_DIR", str(tmp_path))
+        (tmp_path / "plain.npz").rename(tmp_path / "made.npz")
+        with pytest.raises(DamagedDataError, match=message):
+            load("made")
+
+
+def test_a_path_or_name_that_says_nothing_is_refused(tmp_path, monkeypatch, write_idx):
+    monkeypatch.chdir(write_idx(tmp_path / "set"))
+    with pytest.raises(DataNotFoundError, match=r"data\.path is empty"):
+        load("made", path="")
+    assert load("made", path=".").source.path == "set"
+    for name in ("", "/made", "../made"):
+        with pytest.raises(DataNotFoundError, match="expected a name such as digits, mnist"):
+            load(name)
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(DataNotFoundError, match="has no idx files"):
+        load("made", path=tmp_path / "folder.npz")
+
+
+def test_a_near_name_is_suggested():
+    with pytest.raises(DataNotFoundError, match=r"'fashionmnist' was not found \(did you mean 'fashion_mnist'\?\)"):
+        load("fashionmnist")
+
+
+@pytest.fixture(scope="module")
+def tiny_set(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    x = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    return prepare("tiny", folder, {"train": (x, np.arange(40) % 4), "test": (x[:9], np.arange(9) % 4)}, tuple("abcd"))
+
+
+@pytest.mark.parametrize("change", ["cut", "gone", "bytes", "features", "info"])
+def test_a_damaged_prepared_set_is_named_and_never_passed_over(tmp_path, tiny_set, change):
+    folder = tmp_path / "tiny" / "1.0.0"
+    shutil.copytree(tiny_set, folder)
+    record = next(folder.glob("*train*"))
+    raw = record.read_bytes()
+    if change == "cut":
+        record.write_bytes(raw[: len(raw) // 2])
+    elif change == "gone":
+        record.unlink()
+    elif change == "bytes":
+        record.write_bytes(raw[:70_000] + bytes(255 - byte for byte in raw[70_000:100_000]) + raw[100_000:])
+    else:
+        (folder / {"features": "features.json", "info": "dataset_info.json"}[change]).write_text("{")
+    with pytest.raises(DamagedDataError, match="prepare it again") as caught:
+        load("tiny", data_dir=tmp_path)
+    assert str(folder) in str(caught.value)
