@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 def resident(
     arrays: Mapping[str, Any], batch_size: int, key: PRNGKeyArray, *, sharding: jax.sharding.Sharding | None = None
-) -> Callable[[int], dict[str, jax.Array]]:
+) -> Callable[[SupportsIndex], dict[str, jax.Array]]:
     """`batch_at(step)`: the step's batch, the same one after any restart and on any number of devices.
 
     Batches are cut from an endless stream of permutations of all rows, one an epoch, so every batch has `batch_size` rows,
@@ -41,8 +41,8 @@ def resident(
             orders[epoch] = np.asarray(_order(key, epoch, rows))
         return orders[epoch]
 
-    def batch_at(step: int) -> dict[str, jax.Array]:
-        first = step * batch_size
+    def batch_at(step: SupportsIndex) -> dict[str, jax.Array]:
+        first = int(step) * batch_size  # a step taken from a state is an int32, whose product would wrap
         positions = np.arange(first, first + batch_size)
         epochs = range(first // rows, (first + batch_size - 1) // rows + 1)
         indices = np.concatenate([order(epoch)[positions[positions // rows == epoch] % rows] for epoch in epochs])

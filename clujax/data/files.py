@@ -1,11 +1,15 @@
-"""Readers of image files with labels: idx (gzip or raw) and npz, checked before use."""
+"""Readers of image files with labels: idx (gzip, raw or in an archive) and npz, checked before use."""
 
 import gzip
 import hashlib
 import io
+import lzma
+import math
 import pathlib
+import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -52,48 +56,105 @@ def read_idx(path: str | pathlib.Path, expected: str | None = None) -> tuple[np.
     Raises:
       DamagedDataError: it is damaged, not idx, or not the expected content; both sha256 are named.
     """
-    path = pathlib.Path(path)
-    raw = path.read_bytes()
+    return parse_idx(pathlib.Path(path).read_bytes(), str(path), expected)
+
+
+def parse_idx(raw: bytes, where: str, expected: str | None = None) -> tuple[np.ndarray, str]:
+    """`read_idx` of bytes that lie at `where`."""
     try:
         content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (OSError, EOFError, ValueError, zlib.error) as error:
         wanted = f", expected content {expected}" if expected else ""
         raise DamagedDataError(
-            f"{path} is damaged ({error}); sha256 of the file {sha256(raw)}{wanted}. Get it again."
+            f"{where} is damaged ({error}); sha256 of the file {sha256(raw)}{wanted}. Get it again."
         ) from error
     found = sha256(content)
     wanted = f", expected {expected}" if expected else ""
     if len(content) < 8 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
-        raise DamagedDataError(f"{path} is not an idx file of bytes; sha256 {found}{wanted}. Get it again.")
+        raise DamagedDataError(f"{where} is not an idx file of bytes; sha256 {found}{wanted}. Get it again.")
     ndim = content[3]
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", ndim, 4))
-    if len(content) != 4 + 4 * ndim + int(np.prod(shape)):
+    if len(content) != 4 + 4 * ndim + math.prod(shape):
         raise DamagedDataError(
-            f"{path} is cut short or too long for shape {shape}; sha256 {found}{wanted}. Get it again."
+            f"{where} is cut short or too long for shape {shape}; sha256 {found}{wanted}. Get it again."
         )
     if expected and found != expected:
-        raise DamagedDataError(f"{path} has sha256 {found}, expected {expected}: not the known data. Get it again.")
+        raise DamagedDataError(f"{where} has sha256 {found}, expected {expected}: not the known data. Get it again.")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape), found
 
 
-def read_idx_folder(folder: str | pathlib.Path, expected: dict[str, str] | None):
-    """The four files of an MNIST-like set: `x_train, y_train, x_test, y_test` and one sha256 of all."""
-    folder = pathlib.Path(folder)
+def read_idx_set(where: str | pathlib.Path, members: Mapping[str, Callable], expected: dict[str, str] | None):
+    """The four files of an MNIST-like set: `x_train, y_train, x_test, y_test` and one sha256 of all.
+
+    Args:
+      where: the folder or archive, for messages.
+      members: file name -> reader of its bytes.
+      expected: sha256 of each part's content, when known.
+    """
     arrays, hashes = [], []
     for part in ("train-images", "train-labels", "t10k-images", "t10k-labels"):
         rank = 3 if part.endswith("images") else 1
         names = [f"{part}{dot}idx{rank}-ubyte{end}" for dot in "-." for end in ("", ".gz")]
-        here = next((folder / name for name in names if (folder / name).exists()), None)
+        here = next((name for name in names if name in members), None)
         if here is None:
-            raise DamagedDataError(f"{folder} has none of {', '.join(names)}.")
-        array, found = read_idx(here, expected and expected[part])
+            raise DamagedDataError(f"{where} has none of {', '.join(names)}.")
+        array, found = parse_idx(members[here](), f"{where}/{here}", expected and expected[part])
         arrays.append(array)
         hashes.append(found)
     x_train, y_train, x_test, y_test = arrays
     for x, y, name in ((x_train, y_train, "train"), (x_test, y_test, "t10k")):
         if len(x) != len(y):
-            raise DamagedDataError(f"{folder}: {name} has {len(x)} images but {len(y)} labels.")
+            raise DamagedDataError(f"{where}: {name} has {len(x)} images but {len(y)} labels.")
     return (x_train, y_train, x_test, y_test), sha256("".join(hashes).encode())
+
+
+def read_idx_folder(folder: str | pathlib.Path, expected: dict[str, str] | None):
+    """`read_idx_set` of a folder."""
+    folder = pathlib.Path(folder)
+    return read_idx_set(folder, {file.name: file.read_bytes for file in folder.iterdir()}, expected)
+
+
+def read_idx_archive(path: str | pathlib.Path, expected: dict[str, str] | None):
+    """`read_idx_set` of a Debian package or a (compressed) tar such as npm's, read in memory and not unpacked.
+
+    Raises:
+      DamagedDataError: it cannot be read or lacks the files; its sha256 is named.
+    """
+    path = pathlib.Path(path)
+    raw = path.read_bytes()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(deb_content(raw) if path.suffix == ".deb" else raw)) as tar:
+            members = {
+                pathlib.PurePosixPath(member.name).name: tar.extractfile(member).read()
+                for member in tar
+                if member.isfile() and "-ubyte" in member.name
+            }
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError, ValueError) as error:
+        raise DamagedDataError(
+            f"{path} is not a whole archive ({error}); sha256 {sha256(raw)}. Get it again."
+        ) from error
+    readers = {name: lambda content=content: content for name, content in members.items()}
+    try:
+        return read_idx_set(path, readers, expected)
+    except DamagedDataError as error:
+        raise DamagedDataError(f"{error} The archive has sha256 {sha256(raw)}.") from error
+
+
+def deb_content(raw: bytes) -> bytes:
+    """The `data.tar` of a Debian package: an `ar` archive, every member after a header of 60 bytes.
+
+    Raises:
+      ValueError: it is no such archive.
+    """
+    if not raw.startswith(b"!<arch>\n"):
+        raise ValueError("it is no ar archive")
+    start = 8
+    while start + 60 <= len(raw):
+        name, size = raw[start : start + 16], int(raw[start + 48 : start + 58])
+        if name.startswith(b"data.tar"):
+            return raw[start + 60 : start + 60 + size]
+        start += 60 + size + size % 2
+    raise ValueError("it has no data.tar")
 
 
 def read_npz(path: str | pathlib.Path):

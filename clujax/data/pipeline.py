@@ -6,6 +6,7 @@ from typing import Any
 import grain.python as grain
 import jax
 import numpy as np
+from absl import flags
 
 
 class Columns:
@@ -31,7 +32,10 @@ def pipeline(
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> grain.DatasetIterator:
-    """An iterator of batches, shuffled anew each epoch; every process gets its own rows.
+    """An iterator of batches, shuffled anew each epoch; every process gets its own rows, and as many as any other.
+
+    Rows of an epoch that do not divide among the processes are left out of it (others of them each epoch), so that all
+    processes make the same number of steps: one step more on one host would wait for the others without end.
 
     Args:
       source: anything with `len` and `[i]` giving a dict (tfds `as_data_source`, `Columns`).
@@ -49,14 +53,17 @@ def pipeline(
     """
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
-    rows = grain.MapDataset.source(source).seed(seed).shuffle()[index::count].repeat(num_epochs)
-    if batch_size < 1 or not len(rows) >= batch_size:
-        own = len(range(index, len(source), count))
+    own = len(source) // count
+    if batch_size < 1 or own == 0 or (num_epochs is not None and own * num_epochs < batch_size):
         raise ValueError(
-            f"batch_size is {batch_size}, but {num_epochs} epochs of this process's {own} rows fill no batch."
+            f"batch_size is {batch_size}, but {num_epochs} epochs of a process's {own} rows fill no batch."
         )
+    rows = grain.MapDataset.source(source).seed(seed).shuffle()[index : own * count : count].repeat(num_epochs)
     batches = rows.batch(batch_size, drop_remainder=True, batch_fn=_stack).to_iter_dataset()
     if num_workers:
+        # Grain's workers look up absl flags, which nothing has parsed in a program that is not started by absl's app.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(batches)
 

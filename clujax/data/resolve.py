@@ -40,6 +40,7 @@ KNOWN = {
     "tiny_imagenet": Known(),
 }
 SYSTEM = pathlib.Path("/usr/share/datasets")
+ARCHIVES = (".deb", ".tgz", ".tar", ".tar.gz", ".tar.xz")
 MOST_CLASSES = 2**20  # a larger label is a row number or a time, not a class
 
 
@@ -59,7 +60,8 @@ def load(
 
     Args:
       name: a key of `KNOWN`, or any name when `path` or a prepared set gives the data.
-      path: folder of idx files, an `.npz`, a prepared tfds folder, or a folder with one folder of images a class.
+      path: folder of idx files, a `.deb` or (compressed) tar of them, an `.npz`, a folder with one of these, a prepared
+        tfds folder, or a folder with one folder of images a class.
       fallback: another name to load when this one is not found; said in a warning and in the `Source`.
 
     Raises:
@@ -116,7 +118,7 @@ def fixes(name, known):
         yield f"  apt-get install {known.apt}"
     yield '  TFDS_DATA_DIR=...   (a set prepared with file_format="array_record")'
     yield f"  CLUJAX_DATA_DIR=...  (holding {name}/ or {name}.npz)"
-    yield "  --data.path=...      (a folder of idx files, an .npz, or a folder of images by class)"
+    yield "  --data.path=...      (a folder or archive of idx files, an .npz, or a folder of images by class)"
 
 
 def read_path(name: str, known: Known, path: pathlib.Path) -> Dataset:
@@ -130,16 +132,25 @@ def read_path(name: str, known: Known, path: pathlib.Path) -> Dataset:
     if path.suffix == ".npz" and path.is_file():
         parts, rows, digest = files.read_npz(path)
         return dataset(parts, known.classes, Source("npz", path.name, "", digest, 0), rows)
+    if path.name.endswith(ARCHIVES) and path.is_file():
+        parts, digest = files.read_idx_archive(path, known.idx)
+        return dataset(parts, known.classes, Source("idx", path.name, "", digest, 0))
     if not path.is_dir():
-        raise DataNotFoundError(f"data.path {path} is a file; expected an .npz, or a folder of idx files or images.")
+        raise DataNotFoundError(
+            f"data.path {path} is a file; expected an .npz, a {', '.join(ARCHIVES)} of idx files, or a folder."
+        )
     if (path / "dataset_info.json").exists():
         return read_tfds(path)
-    nested = [path, *sorted(path.glob("node_modules/*/data"))]
-    for folder in nested:
-        if any("-ubyte" in file.name for file in folder.iterdir()):
+    # npm lays a package's files in node_modules/<package>/data, below where it is told to install.
+    for folder in (path, path / "data", *sorted(path.glob("node_modules/*/data"))):
+        if folder.is_dir() and any("-ubyte" in file.name for file in folder.iterdir()):
             parts, digest = files.read_idx_folder(folder, known.idx)
-            return dataset(parts, known.classes, Source("idx", folder.name, "", digest, 0))
-    return read_image_folder(path)
+            shown = folder if folder == path else folder.parent
+            return dataset(parts, known.classes, Source("idx", shown.name, "", digest, 0))
+    inside = sorted(file for file in path.iterdir() if file.name.endswith((".npz", *ARCHIVES)) and file.is_file())
+    if len(inside) > 1:
+        raise DataNotFoundError(f"{path} has {', '.join(file.name for file in inside)}; give the path of one of them.")
+    return read_path(name, known, inside[0]) if inside else read_image_folder(path)
 
 
 def read_data_dir(name, known, root):

@@ -28,7 +28,7 @@ def make_split(
     *,
     seed: int = 0,
     fraction: float | None = None,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int] | np.ndarray | None = None,
     step: int | None = None,
     steps: int | None = None,
     stratified: bool = False,
@@ -64,8 +64,8 @@ def make_split(
     elif scenario == "random":
         forget = _first(order, fraction)
     elif scenario == "class":
-        if classes is None or not len(classes):
-            raise RequestError("a class split needs classes=, the labels to forget.")
+        if classes is None or np.ndim(classes) != 1 or not len(classes):
+            raise RequestError(f"classes is {classes}; a class split needs a list of the labels to forget.")
         absent = sorted(set(classes) - set(np.unique(labels).tolist()))
         if absent:
             raise RequestError(f"classes {absent} are absent; the labels present are {np.unique(labels).tolist()}.")
@@ -92,6 +92,8 @@ def check_split(forget, remain, num_rows: int) -> None:
     for name, rows in (("forget", np.asarray(forget)), ("remain", np.asarray(remain))):
         if rows.size == 0:
             raise RequestError(f"{name} is empty; of {num_rows} rows at least one must be left to {name}.")
+        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+            raise RequestError(f"{name} has shape {rows.shape}, dtype {rows.dtype}; expected [n] integer row numbers.")
         if rows.min() < 0 or rows.max() >= num_rows:
             raise RequestError(f"{name} has row {rows.min()} … {rows.max()}; expected rows in [0, {num_rows}).")
         if len(np.unique(rows)) != rows.size:

@@ -44,6 +44,7 @@ def test_far_steps_are_reached_without_walking_there():
     batch_at = resident(columns(7), 5, KEY)
     far = batch_at(10**9)["row"]
     np.testing.assert_array_equal(far, resident(columns(7), 5, KEY)(10**9)["row"])
+    np.testing.assert_array_equal(far, batch_at(np.int32(10**9))["row"], "the position wrapped round in int32")
 
 
 def test_epochs_and_keys_are_shuffled_differently():

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -141,3 +142,55 @@ def test_an_npz_of_x_and_y_keeps_every_fifth_row_for_testing_under_its_raw_numbe
         np.testing.assert_array_equal(side["y"], y[side["index"]])
     assert len(found.train["y"]) == 10
     assert found.classes == ("0", "1", "2")
+
+
+def deb_of(path, tar):
+    """A Debian package as `ar` makes it: members of odd length are followed by one byte."""
+    content = b"!<arch>\n"
+    for name, body in ((b"debian-binary", b"2.0\n"), (b"control.tar.xz", b"odd"), (b"data.tar.xz", tar)):
+        content += b"%-16s%-12s%-6s%-6s%-8s%-10d`\n" % (name, b"0", b"0", b"0", b"100644", len(body))
+        content += body + b"\n" * (len(body) % 2)
+    path.write_bytes(content)
+
+
+@pytest.fixture(params=["set.tgz", "set.tar", "set.tar.xz", "set.deb"])
+def archive(request, tmp_path, write_idx):
+    folder = write_idx(tmp_path / "folder", zipped=request.param != "set.tgz")
+    path = tmp_path / request.param
+    mode = {"set.tgz": "w:gz", "set.tar": "w"}.get(request.param, "w:xz")
+    with tarfile.open(path, mode) as tar:
+        tar.add(folder, "./package/data")
+    if path.suffix == ".deb":
+        deb_of(path, path.read_bytes())
+    return path
+
+
+def test_idx_files_in_an_archive_are_the_same_data_as_in_a_folder(archive, tmp_path, monkeypatch):
+    found, folder = load("made", path=archive), load("made", path=tmp_path / "folder")
+    np.testing.assert_array_equal(found.train["x"], folder.train["x"])
+    np.testing.assert_array_equal(found.test["y"], folder.test["y"])
+    assert found.source == folder.source._replace(path=archive.name)
+    (tmp_path / "mine" / "made").mkdir(parents=True)
+    archive.rename(tmp_path / "mine" / "made" / archive.name)
+    monkeypatch.setenv("CLUJAX_DATA_DIR", str(tmp_path / "mine"))
+    assert load("made").source == found.source
+
+
+@pytest.mark.parametrize("share", [0, 0.2])  # the rest of a tar may be padding
+def test_an_archive_cut_short_is_damaged_and_its_sha256_named(archive, share):
+    archive.write_bytes(archive.read_bytes()[: int(share * archive.stat().st_size)])
+    with pytest.raises(DamagedDataError, match=sha256(archive.read_bytes())):
+        load("made", path=archive)
+
+
+def test_an_archive_of_other_data_names_its_member(archive):
+    with pytest.raises(DamagedDataError, match=rf"{archive.name}/train-images.*expected {MNIST['train-images']}"):
+        load("mnist", path=archive)
+
+
+def test_a_folder_with_one_npz_is_read_and_with_two_is_refused(tmp_path, write_npz):
+    write_npz(tmp_path / "one.npz")
+    assert load("made", path=tmp_path).source.path == "one.npz"
+    write_npz(tmp_path / "two.npz")
+    with pytest.raises(DataNotFoundError, match=r"has one\.npz, two\.npz; give the path of one of them"):
+        load("made", path=tmp_path)

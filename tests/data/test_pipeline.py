@@ -64,10 +64,39 @@ def test_rows_that_fill_no_batch_are_left_out_at_the_end():
 
 
 def test_a_batch_larger_than_what_there_is_is_refused():
-    with pytest.raises(ValueError, match=r"batch_size is 13, but 1 epochs of this process's 12 rows"):
+    with pytest.raises(ValueError, match=r"batch_size is 13, but 1 epochs of a process's 12 rows fill no batch"):
         pipeline(SOURCE, 13, seed=0, num_epochs=1)
 
 
 def test_rows_wander_between_processes_from_epoch_to_epoch():
     rows = rows_of(pipeline(SOURCE, 6, seed=0, process_index=0, process_count=2), 6)
     assert len({frozenset(epoch) for epoch in rows}) > 1
+
+
+@pytest.mark.parametrize(("rows", "processes", "batch_size"), [(9, 2, 2), (11, 4, 1), (13, 3, 4), (12, 4, 3)])
+def test_every_process_makes_as_many_steps_when_rows_do_not_divide(rows, processes, batch_size):
+    source, own, epochs = Columns({"row": np.arange(rows)}), rows // processes, 4
+    streams = [
+        list(pipeline(source, batch_size, seed=0, num_epochs=epochs, process_index=i, process_count=processes))
+        for i in range(processes)
+    ]
+    assert {len(stream) for stream in streams} == {own * epochs // batch_size}
+    each = [np.concatenate([batch["row"] for batch in stream]) for stream in streams]
+    for epoch in range(own * epochs // batch_size * batch_size // own):
+        together = np.concatenate([stream[epoch * own : (epoch + 1) * own] for stream in each])
+        assert len(np.unique(together)) == own * processes, "two processes share a row within an epoch"
+
+
+def test_fewer_rows_than_processes_are_refused_by_all():
+    for i in range(3):
+        with pytest.raises(ValueError, match=r"a process's 0 rows fill no batch"):
+            pipeline(Columns({"row": np.arange(2)}), 1, seed=0, process_index=i, process_count=3)
+
+
+def test_worker_processes_give_the_same_batches_in_a_program_without_absl_and_go_on_from_a_saved_place():
+    plain = rows_of(pipeline(SOURCE, 4, seed=0), 6)
+    stopped = pipeline(SOURCE, 4, seed=0, num_workers=1)
+    assert rows_of(stopped, 2) == plain[:2]
+    resumed = pipeline(SOURCE, 4, seed=0, num_workers=1)
+    resumed.set_state(stopped.get_state())
+    assert rows_of(resumed, 4) == plain[2:]

@@ -76,7 +76,10 @@ def test_idx_folder(tmp_path, write_idx, sides, zipped, dot):
 def test_npm_folder(tmp_path, write_idx, monkeypatch):
     write_idx(tmp_path / "made" / "node_modules" / "made-data" / "data")
     monkeypatch.setenv("CLUJAX_DATA_DIR", str(tmp_path))
-    assert load("made").source.kind == "idx"
+    found = load("made").source
+    assert (found.kind, found.path) == ("idx", "made-data")
+    for path in (tmp_path / "made", tmp_path / "made" / "node_modules" / "made-data"):
+        assert load("made", path=path).source == found
 
 
 def test_npz_at_each_place_of_the_data_dir(tmp_path, write_npz, monkeypatch, sides):
@@ -165,7 +168,7 @@ def test_a_bad_path_is_an_error_at_once_and_no_other_place_is_tried(tmp_path, kn
         with pytest.raises(DataNotFoundError, match=r"data\.path .*nowhere does not exist"):
             load("made", path=tmp_path / "nowhere", **options)
     (tmp_path / "notes.txt").write_text("words")
-    with pytest.raises(DataNotFoundError, match=r"notes\.txt is a file; expected an \.npz, or a folder"):
+    with pytest.raises(DataNotFoundError, match=r"notes\.txt is a file; expected an \.npz, a \.deb, .* or a folder"):
         load("made", path=tmp_path / "notes.txt")
 
 

@@ -74,8 +74,6 @@ def test_another_seed_makes_another_split():
 
 @pytest.mark.parametrize("classes", [[2], (0, 2), np.array([0, 2])])
 def test_class_split_is_every_row_of_the_classes_and_no_other(classes):
-    if isinstance(classes, np.ndarray):
-        classes = classes.tolist()
     found = make_split(LABELS, "class", classes=classes)
     assert set(LABELS[found.forget]) == set(classes)
     assert not set(LABELS[found.remain]) & set(classes)
@@ -126,8 +124,9 @@ def test_forgetting_more_than_half_warns():
         (LABELS, {"scenario": "random", "fraction": 0.01}, r"forget is empty; of 20 rows at least one"),
         (LABELS, {"scenario": "random", "fraction": 0.99}, r"remain is empty"),
         (LABELS, {"scenario": "random", "fraction": 0.1, "seed": -1}, r"seed is -1; expected at least 0"),
-        (LABELS, {"scenario": "class"}, r"a class split needs classes="),
-        (LABELS, {"scenario": "class", "classes": []}, r"a class split needs classes="),
+        (LABELS, {"scenario": "class"}, r"a class split needs a list of the labels"),
+        (LABELS, {"scenario": "class", "classes": np.array(1)}, r"classes is 1; a class split needs a list"),
+        (LABELS, {"scenario": "class", "classes": []}, r"a class split needs a list of the labels"),
         (
             LABELS,
             {"scenario": "class", "classes": [1, 7]},
@@ -162,6 +161,12 @@ def test_requests_that_cannot_be_carried_out(labels, options, message):
 def test_parts_that_are_no_split(forget, remain, message):
     with pytest.raises(RequestError, match=message):
         check_split(np.array(forget, int), np.array(remain, int), 5)
+
+
+@pytest.mark.parametrize("forget", [np.array([0.5]), np.array([True, False]), np.array([[0]])])
+def test_rows_are_named_by_numbers(forget):
+    with pytest.raises(RequestError, match=r"forget has shape .*; expected \[n\] integer row numbers"):
+        check_split(forget, np.array([1]), 5)
 
 
 def test_a_good_split_passes_and_may_leave_rows_out():
