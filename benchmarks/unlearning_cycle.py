@@ -80,7 +80,7 @@ def cycle_rows(request: Request) -> list:
 
     start = lambda tx: init_state(request.params, request.stats, tx, jax.random.key(3))
     runners = {"cycle": Runner(start(plan.tx), cycle), "plain": Runner(start(tx), plain)}
-    found = interleaved(runners)
+    found = interleaved(runners, repeats=101)
     compiled = {name: partial.func.jitted._cache_size() for name, partial in plan.steps.items()}
     print(f"programs compiled over {runners['cycle'].count} cycles: {compiled}; plain: {step.jitted._cache_size()}")
     return [(f"SFR-on cycle, T = {REPAIR}", f"{1 + REPAIR} SGD steps", found["cycle"], found["plain"], "≤ 1.05")]
