@@ -133,9 +133,15 @@ ARRAY_PARTS = {
 
 
 def hold_out(x, y, share: float = 0.2, seed: int = 0):
-    """Shuffle by a fixed seed and hold out a share of each class: `x_train, y_train, x_test, y_test`, raw row numbers."""
-    order = np.random.default_rng(seed).permutation(len(y))
+    """Hold out a share of each class by a fixed seed, and shuffle: `x_train, y_train, x_test, y_test`, raw row numbers.
+
+    The order is drawn apart from the choice: in the order of the choice the first rows left for training are all of the
+    classes whose share was full first, and "the first 100 rows" would lack whole classes.
+    """
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(y))
     held = np.concatenate([rows[: round(share * len(rows))] for c in np.unique(y) if len(rows := order[y[order] == c])])
+    order = draw.permutation(len(y))
     test = order[np.isin(order, held)]
     train = order[~np.isin(order, held)]
     return (x[train], y[train], x[test], y[test]), (train, test)

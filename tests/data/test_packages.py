@@ -94,7 +94,8 @@ def test_hold_out_is_fixed_by_its_seed():
     np.testing.assert_array_equal(x_test, test)
     np.testing.assert_array_equal(y_train, y[train])
     np.testing.assert_array_equal(np.bincount(y_test), [2] * 4)
-    assert test.tolist() == [11, 27, 4, 24, 2, 34, 1, 37]
+    assert sorted(test.tolist()) == [1, 2, 4, 11, 24, 27, 34, 37]
+    assert test.tolist() == [27, 4, 2, 34, 11, 1, 37, 24]
     assert hold_out(x, y, seed=1)[1][1].tolist() != test.tolist()
 
 
@@ -158,3 +159,13 @@ def test_arrays_pickled_by_numpy_1_and_2_alike():
     for module in (b"numpy.core.multiarray", b"numpy._core.multiarray"):
         old = new.replace(b"numpy._core.multiarray", module)
         np.testing.assert_array_equal(ArrayUnpickler(io.BytesIO(old)).load(), np.arange(3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_and_last_rows_of_each_side_are_of_all_classes(seed):
+    y = np.arange(5000) // 500
+    (_, y_train, _, y_test), _ = hold_out(y, y, seed=seed)
+    for part in (y_train[:100], y_train[-100:], y_test[:100], y_test[-100:]):
+        counts = np.bincount(part, minlength=10)  # 10 expected, standard deviation 3
+        assert counts.min() >= 1, counts
+        assert counts.max() <= 22, counts
