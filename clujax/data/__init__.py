@@ -2,8 +2,9 @@
 
 from clujax.data.augment import crop_flip, standardize
 from clujax.data.batches import padded, resident
+from clujax.data.packages import emoji_names
 from clujax.data.pipeline import Columns, pipeline
-from clujax.data.prepared import prepare
+from clujax.data.prepared import PreparedRows, prepare
 from clujax.data.resolve import KNOWN, load
 from clujax.data.source import Dataset, Source
 from clujax.data.split import Split, check_split, make_split
@@ -12,10 +13,12 @@ __all__ = [
     "KNOWN",
     "Columns",
     "Dataset",
+    "PreparedRows",
     "Source",
     "Split",
     "check_split",
     "crop_flip",
+    "emoji_names",
     "load",
     "make_split",
     "padded",

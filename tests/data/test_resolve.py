@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clujax.data import load, prepare, resolve
+from clujax.data import PreparedRows, load, pipeline, prepare, resolve
 from clujax.data.files import DamagedDataError, sha256
 from clujax.data.prepared import find_prepared
 from clujax.errors import DataNotFoundError
@@ -368,3 +368,21 @@ def test_a_damaged_prepared_set_is_named_and_never_passed_over(tmp_path, tiny_se
     with pytest.raises(DamagedDataError, match="prepare it again") as caught:
         load("tiny", data_dir=tmp_path)
     assert str(folder) in str(caught.value)
+
+
+def test_rows_of_a_prepared_set_feed_a_pipeline_under_their_raw_numbers(tiny_set):
+    whole, rows = load("tiny", path=tiny_set), PreparedRows(tiny_set, "train")
+    assert len(rows) == 40
+    raw = whole.train["x"][np.argsort(whole.train["index"])]
+    batches = list(pipeline(rows, 8, seed=0, num_epochs=1))
+    for batch in batches:
+        np.testing.assert_array_equal(batch["x"], raw[batch["index"]])
+        np.testing.assert_array_equal(batch["y"], batch["index"] % 4)
+        assert {name: column.dtype for name, column in batch.items()} == {
+            "x": np.uint8,
+            "y": np.int32,
+            "index": np.int64,
+        }
+    assert sorted(np.concatenate([batch["index"] for batch in batches])) == list(range(40))
+    with pytest.raises(DataNotFoundError, match=r"has the splits \['test', 'train'\]; lacking 'validation'"):
+        PreparedRows(tiny_set, "validation")
