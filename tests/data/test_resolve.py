@@ -306,6 +306,7 @@ def test_a_prepared_set_without_a_test_side_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
+        ({"y_train": np.array([0, 1, 2, 2**20])}, r"has a label 1048576; expected less than 1048576"),
         ({"y_train": np.array([0, 1, 2, 2**32])}, r"has a label 4294967296; expected less than"),
         ({"y_train": np.eye(4, dtype=int)}, r"labels of shape \(4, 4\); expected as many"),
         ({"x_test": np.zeros((2, 3, 3))}, r"training inputs \(2, 2\) but test inputs \(3, 3\)"),
