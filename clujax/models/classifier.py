@@ -25,9 +25,31 @@ class Classifier(NamedTuple):
 
 
 def from_linen(module: nn.Module, head: tuple[str, ...] = ("head",)) -> Classifier:
-    """Wrap a linen module with methods `__call__(x, train)` and `features(x, train)`.
+    """Wrap a linen module called as `module(x, train)`.
 
-    Randomness (dropout) comes from the key given to `apply`, under the stream `dropout`.
+    Randomness (dropout) comes from the key given to `apply`, under the stream `dropout`. Features come from the module's
+    method `features(x, train)` if it has one, and are caught on their way into the layer at `head` if not.
+
+    Args:
+      module: the network; its logits may have any floating dtype and leave as float32.
+      head: path of the last linear layer, which is also its path in `params`.
+
+    Raises:
+      ValueError: features are asked of a module that has neither the method nor a layer at `head`.
+
+    Example:
+      >>> import jax
+      >>> from flax import linen as nn
+      >>> class Net(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x, train):
+      ...         x = nn.relu(nn.Dense(5)(x))
+      ...         return nn.Dense(3, name="head")(nn.Dropout(0.1, deterministic=not train)(x))
+      >>> net = from_linen(Net())
+      >>> params, stats = net.init(jax.random.key(0), jnp.ones((2, 4)))
+      >>> logits, stats = net.apply(params, stats, jnp.ones((2, 4)), train=True, key=jax.random.key(1))
+      >>> logits.shape, net.features(params, stats, jnp.ones((2, 4))).shape
+      ((2, 3), (2, 5))
     """
 
     def init(key, inputs):
@@ -44,7 +66,23 @@ def from_linen(module: nn.Module, head: tuple[str, ...] = ("head",)) -> Classifi
         return logits.astype(jnp.float32), stats
 
     def features(params, stats, inputs):
-        return module.apply({"params": params} | stats, inputs, train=False, method="features").astype(jnp.float32)
+        variables = {"params": params} | stats
+        if hasattr(module, "features"):
+            return module.apply(variables, inputs, train=False, method="features").astype(jnp.float32)
+        caught = []
+
+        def catch(call, args, kwargs, context):
+            if context.module.path == tuple(head) and context.method_name == "__call__":
+                caught.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(catch):
+            module.apply(variables, inputs, train=False)
+        if not caught:
+            raise ValueError(
+                f"head is {head}; expected the path of a layer of {type(module).__name__}: {list(params)}."
+            )
+        return caught[-1].astype(jnp.float32)
 
     return Classifier(init, apply, features, head)
 

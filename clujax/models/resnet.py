@@ -90,6 +90,10 @@ class ResNet(nn.Module):
 def resnet(num_classes: int, depth: int = 18, width: int = 64, dtype: Any = jnp.float32) -> Classifier:
     """ResNet of a standard depth for small images `[B, H, W, C]`.
 
+    The same function of the same weights as the usual PyTorch one (3×3 stem), but for the running variance: this is the
+    batch's own, PyTorch's its unbiased estimate, n/(n−1) times as large for n pixels. Convolutions start as He et al. 2015
+    (normal, fan out), not with PyTorch's default.
+
     Args:
       num_classes: number of classes.
       depth: 18, 34, 50, 101 or 152.

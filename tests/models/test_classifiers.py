@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from clujax.models import cnn, from_apply, mlp, resnet, vit, with_inputs
+from clujax.models import cnn, from_apply, from_linen, mlp, resnet, vit, with_inputs
+from clujax.models.resnet import Block
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
 LABELS = np.arange(8) % 3
@@ -49,6 +51,40 @@ def test_resnet_has_the_published_number_of_parameters(depth, count):
     params, stats = jax.eval_shape(resnet(10, depth).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
     assert set(stats) == {"batch_stats"}
+
+
+# Second row, second column of the second image, and the mean, as PyTorch 2.13 gives them for the same weights.
+@pytest.mark.parametrize(
+    ("bottleneck", "pixel", "mean"),
+    [
+        (False, [2.7726498, 1.5087712], 1.5968567),
+        (True, [2.2650976, 1.0777915, 0, 0, 0, 0.6791688, 2.230267, 1.5769728], 0.8850680),
+    ],
+)
+def test_residual_blocks_compute_what_pytorch_does(bottleneck, pixel, mean):
+    x = np.sin(np.arange(96)).reshape(2, 4, 4, 3).astype(np.float32)
+    block = Block(width=2, stride=2, bottleneck=bottleneck, dtype=jnp.float32)
+    variables = jax.eval_shape(functools.partial(block.init, train=True), jax.random.key(0), x)
+    wave = lambda leaf: np.cos(np.arange(leaf.size)).reshape(leaf.shape).astype(np.float32)
+    params, stats = jax.tree.map(wave, variables["params"]), jax.tree.map(wave, variables["batch_stats"])
+    run = jax.jit(functools.partial(block.apply, train=True, mutable=["batch_stats"]))
+    out, _ = run({"params": params, "batch_stats": stats}, x)
+    np.testing.assert_allclose(out[1, 1, 0], pixel, atol=1e-5)
+    np.testing.assert_allclose(out.mean(), mean, atol=1e-5)
+
+
+def test_a_resnet_trains_all_its_stats_and_ends_in_its_head():
+    network = resnet(3, width=4)
+    params, stats = jax.jit(network.init)(jax.random.key(0), IMAGES)
+    _, trained = jax.jit(functools.partial(network.apply, train=True))(params, stats, IMAGES)
+    assert jax.tree.structure(trained) == jax.tree.structure(stats)
+    assert all(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (stats, trained)), strict=True))
+    (logits, after), features = jax.jit(lambda *a: (network.apply(*a), network.features(*a)))(params, trained, IMAGES)
+    assert features.shape == (8, 32)
+    assert_trees_close(after, trained, rtol=0)
+    np.testing.assert_allclose(
+        features @ params["head"]["kernel"] + params["head"]["bias"], logits, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_vit_b16_has_the_published_number_of_parameters_less_its_class_token():
@@ -166,6 +202,30 @@ def test_dropout_draws_from_the_key_in_training_and_is_off_in_evaluation():
     assert not np.allclose(first, other)
     calm = [network.apply(params, stats, IMAGES, key=jax.random.key(s))[0] for s in (1, 2)]
     np.testing.assert_array_equal(*calm)
+
+
+def test_features_of_any_linen_module_are_caught_before_its_head():
+    class Top(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2, name="last")(nn.Dense(3)(x))
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.Dropout(0.5, deterministic=not train)(nn.relu(nn.Dense(4)(x.reshape(x.shape[0], -1))))
+            return Top(name="top")(x)
+
+    network = from_linen(Net(), head=("top", "last"))
+    params, stats = network.init(jax.random.key(0), IMAGES)
+    logits, _ = network.apply(params, stats, IMAGES)
+    features, last = jax.jit(network.features)(params, stats, IMAGES), params["top"]["last"]
+    assert features.shape == (8, 3)
+    np.testing.assert_allclose(features @ last["kernel"] + last["bias"], logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"head is \('head',\); expected the path of a layer of Net: \['Dense_0', 'top'\]"
+    ):
+        from_linen(Net()).features(params, stats, IMAGES)
 
 
 def test_raw_bytes_are_accepted_as_inputs():
