@@ -241,7 +241,7 @@ def main() -> None:
 def make_request_of_width_64() -> Request:
     """The authors' ResNet-18 has 64 channels in its first stage."""
     MODELS["resnet"] = (lambda: resnet(10), (32, 32, 3))
-    return make_request("resnet", 1000)
+    return make_request("resnet", 10 * BATCH)  # the fewest rows of which a tenth fills a batch
 
 
 if __name__ == "__main__":
