@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 
 class Method(NamedTuple):
-    """An unlearning method, configured: `prepare(request, key) -> Plan`, and what it needs of a request."""
+    """An unlearning method, configured: `prepare(request, key) -> Plan`, and what it needs (keys of `request.NEEDS`)."""
 
     name: str
     prepare: Callable[[Request, PRNGKeyArray], Plan]
@@ -81,7 +81,7 @@ def unlearn(
       RequestError: when the request cannot be carried out.
       NonFiniteError: when the run diverges.
     """
-    check_request(request)
+    check_request(request, method.needs, method.name)
     prepare_key, run_key = jax.random.split(key)
     begin = time.perf_counter()
     plan = method.prepare(request, prepare_key)

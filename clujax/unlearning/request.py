@@ -1,6 +1,6 @@
 """A forget request: a trained network, the rows to forget and the rows to keep."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,9 +22,11 @@ class Request(NamedTuple):
       params: its trained parameters.
       stats: its other state (BatchNorm averages), `{}` when there is none.
       forget: rows to forget, `{"x": [n_f, ...], "y": [n_f]}`.
-      remain: rows to keep, same form.
+      remain: rows to keep, same form; None when they are gone, which few methods allow.
       num_classes: number of classes C; labels are in [0, C).
       augment: training augmentation `augment(key, x) -> x`, or None.
+      initial: the parameters before training θ₀, for methods whose exactness rests on the starting point, or None.
+      validation: rows that were never trained on and are not the test rows, same form as forget, or None.
       mesh, rules: where arrays lie when there is more than one device; see `clujax.training.shardings`.
     """
 
@@ -32,21 +34,45 @@ class Request(NamedTuple):
     params: PyTree
     stats: PyTree
     forget: Mapping[str, Any]
-    remain: Mapping[str, Any]
+    remain: Mapping[str, Any] | None
     num_classes: int
     augment: Callable | None = None
     mesh: Any = None
     rules: Any = None
+    initial: PyTree | None = None
+    validation: Mapping[str, Any] | None = None
 
 
-def check_request(request: Request) -> None:
+NEEDS = {
+    "forget": "rows to forget",
+    "remain": "rows to keep",
+    "validation": "rows that the network never saw and that are not the test rows: pass Request(validation=...)",
+    "initial": "the parameters before training: store them when you train and pass Request(initial=...)",
+    "init": "a classifier that can make a fresh network: from_apply has no init, wrap the module instead",
+    "features": "a classifier with features and a linear head: from_linen, or from_apply(features=..., head=...)",
+    "teacher": "the original network, which every request has",
+    "classes": "a forget set of whole classes: no remaining row may carry a forgotten label",
+}
+
+
+def check_request(request: Request, needs: Collection[str] = ("forget", "remain"), method: str = "this method") -> None:
     """Refuse a request that cannot be carried out, before any work.
+
+    Args:
+      request: to check.
+      needs: what the method needs of it, keys of `NEEDS`; the rows and parameters that are there are checked always.
+      method: its name, for the message.
 
     Raises:
       RequestError: naming the part, what came and what was expected.
     """
-    for name in ("forget", "remain"):
+    for need in needs:
+        if not _provided(request, need):
+            raise RequestError(f"{method} needs {need!r}, which this request lacks: {NEEDS[need]}.")
+    for name in ("forget", "remain", "validation"):
         rows = getattr(request, name)
+        if rows is None:
+            continue
         missing = {"x", "y"} - set(rows)
         if missing:
             raise RequestError(f"{name} must hold 'x' and 'y'; missing: {', '.join(sorted(missing))}.")
@@ -54,7 +80,7 @@ def check_request(request: Request) -> None:
         if len(x) != len(y):
             raise RequestError(f"{name} has {len(x)} inputs but {len(y)} labels; give one label per row.")
         if len(y) == 0:
-            raise RequestError(f"{name} has no rows; a forget request needs at least one row to {name}.")
+            raise RequestError(f"{name} has no rows; a request needs at least one row of {name}.")
         if not np.issubdtype(y.dtype, np.integer):
             raise RequestError(f"{name}['y'] has dtype {y.dtype}; expected integer class labels.")
         if y.min() < 0 or y.max() >= request.num_classes:
@@ -62,7 +88,7 @@ def check_request(request: Request) -> None:
                 f"{name}['y'] spans [{y.min()}, {y.max()}]; expected labels in [0, {request.num_classes})."
                 " Check num_classes."
             )
-    if "index" in request.forget and "index" in request.remain:
+    if "index" in request.forget and "index" in (request.remain or ()):
         both = np.intersect1d(np.asarray(request.forget["index"]), np.asarray(request.remain["index"]))
         if both.size:
             raise RequestError(
@@ -72,6 +98,26 @@ def check_request(request: Request) -> None:
     for path, ok in jax.tree_util.tree_leaves_with_path(finite):
         if not ok:
             raise RequestError(f"params{jax.tree_util.keystr(path)} has NaN or Inf; start from a finite network.")
+
+
+def _provided(request: Request, need: str) -> bool:
+    if need in ("forget", "remain", "validation", "initial"):
+        return getattr(request, need) is not None
+    inputs = jax.eval_shape(lambda: jnp.asarray(request.forget["x"][:1]))
+    try:
+        if need == "init":
+            jax.eval_shape(request.classifier.init, jax.random.key(0), inputs)
+        elif need == "features":
+            jax.eval_shape(request.classifier.features, request.params, request.stats, inputs)
+            return bool(request.classifier.head)
+    except ValueError:
+        return False
+    return need != "classes" or whole_classes(request)
+
+
+def whole_classes(request: Request) -> bool:
+    """Whether the forget rows are whole classes: no remaining row has one of their labels."""
+    return not np.isin(np.asarray(request.forget["y"]), np.asarray(request.remain["y"])).any()
 
 
 def forward(

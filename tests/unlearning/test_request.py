@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clujax.errors import CheckpointError, RequestError
-from clujax.models import mlp
+from clujax.models import from_apply, mlp
 from clujax.unlearning import Request, adaptive_ascent, check_request, sfron, unlearn
 from clujax.unlearning.importance import fisher_diagonals, load_diagonals, save_diagonals
 
@@ -94,3 +94,19 @@ def test_stale_importances_are_refused(request_, tmp_path):
     for stale, stale_options in ((moved, options), (request_, options | {"batch_size": 4})):
         with pytest.raises(CheckpointError, match="another network, split or batch size"):
             load_diagonals(tmp_path / "fisher.npz", stale, **stale_options)
+
+
+@pytest.mark.parametrize(
+    ("need", "change"),
+    [
+        ("remain", lambda r: r._replace(remain=None)),
+        ("validation", lambda r: r),
+        ("initial", lambda r: r),
+        ("init", lambda r: r._replace(classifier=from_apply(lambda p, x: x))),
+        ("features", lambda r: r._replace(classifier=from_apply(lambda p, x: x))),
+        ("classes", lambda r: r),
+    ],
+)
+def test_a_missing_need_is_named(request_, need, change):
+    with pytest.raises(RequestError, match=f"mine needs '{need}'"):
+        check_request(change(request_), {"forget", need}, "mine")
