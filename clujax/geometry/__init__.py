@@ -6,11 +6,13 @@ Everything is a function of arrays and parameter trees; nothing here knows of ne
 from clujax.geometry.decompose import Parts, decompose, remain_gauss_newton, remain_newton, report
 from clujax.geometry.divergence import entropy, hellinger, js, kl
 from clujax.geometry.fisher import batch_diagonal, diagonal, diagonal_estimator
+from clujax.geometry.fourier import FourierFeatures, featurize, fourier_features, median_distance
 from clujax.geometry.products import categorical, fvp, gaussian, gnvp, hvp, inverse_hvp, inverse_product
 from clujax.geometry.saliency import check_mask, density, ratio_mask, top_fraction_mask
 from clujax.geometry.weights import combine, cosine, distance, inner, lerp, norm
 
 __all__ = [
+    "FourierFeatures",
     "Parts",
     "batch_diagonal",
     "categorical",
@@ -23,6 +25,8 @@ __all__ = [
     "diagonal_estimator",
     "distance",
     "entropy",
+    "featurize",
+    "fourier_features",
     "fvp",
     "gaussian",
     "gnvp",
@@ -34,6 +38,7 @@ __all__ = [
     "js",
     "kl",
     "lerp",
+    "median_distance",
     "norm",
     "ratio_mask",
     "remain_gauss_newton",

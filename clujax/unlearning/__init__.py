@@ -6,6 +6,7 @@ In a notebook: make a `Request`, choose a method (`sfron`, `salun`, ...), call `
 
 from clujax.unlearning.attacks import entropy_attack, fit_logistic
 from clujax.unlearning.decomposition import parts_probe
+from clujax.unlearning.heads import Certificate, certify_head
 from clujax.unlearning.importance import balanced_mask, fisher_diagonals, load_diagonals, save_diagonals
 from clujax.unlearning.losses import adaptive_ascent, random_relabel, wrong_labels
 from clujax.unlearning.method import Method, Outcome, Plan, unlearn
@@ -15,6 +16,7 @@ from clujax.unlearning.methods import (
     finetune,
     fixed_fisher,
     gradient_ascent,
+    muso,
     random_label,
     remain_newton,
     retrain,
@@ -27,6 +29,7 @@ from clujax.unlearning.request import Request, check_request
 
 __all__ = [
     "METRICS",
+    "Certificate",
     "Method",
     "Outcome",
     "Plan",
@@ -34,6 +37,7 @@ __all__ = [
     "adaptive_ascent",
     "bad_teacher",
     "balanced_mask",
+    "certify_head",
     "check_request",
     "entropy_attack",
     "euclidean",
@@ -45,6 +49,7 @@ __all__ = [
     "gaps",
     "gradient_ascent",
     "load_diagonals",
+    "muso",
     "parts_probe",
     "predict",
     "predictions",

@@ -33,6 +33,7 @@ METHODS = {
     "salun": methods.salun,
     "scrub": methods.scrub,
     "bad_teacher": methods.bad_teacher,
+    "muso": methods.muso,
     "sfron": methods.sfron,
     "euclidean": methods.euclidean,
     "fixed_fisher": methods.fixed_fisher,

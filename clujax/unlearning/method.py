@@ -22,6 +22,7 @@ class Plan(NamedTuple):
       work: `work(s) -> [(name, batch), ...]`, the steps of iteration s; pure in s, so that a run resumes anywhere.
       num_steps: iterations N; 0 for a method that has nothing to train.
       facts: what preparing found out, for the record (mask density, ...).
+      finish: `finish(params, stats) -> (params, stats)` of the network itself, for a run that trains more than that.
     """
 
     params: PyTree
@@ -31,6 +32,7 @@ class Plan(NamedTuple):
     work: Callable[[int], list[tuple[str, Any]]]
     num_steps: int
     facts: Mapping[str, Any] = {}
+    finish: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] = lambda params, stats: (params, stats)
 
 
 class Method(NamedTuple):
@@ -95,7 +97,9 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, *
     """Run a prepared plan; arguments as for `unlearn`."""
     state = init_state(plan.params, plan.stats, plan.tx, key)
     if probe is not None:
-        probe(plan.params, plan.stats)  # compiles here, so that it is not counted as the method's compiling
+        probe(
+            *plan.finish(plan.params, plan.stats)
+        )  # compiles here, so that it is not counted as the method's compiling
     probing = 0.0
 
     def step(state, item):
@@ -104,7 +108,8 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, *
         metrics, finite = {}, True
         if probe is not None and s % log_every == 0:
             begin = time.perf_counter()
-            metrics = {f"probe/{name}": np.asarray(value) for name, value in probe(state.params, state.stats).items()}
+            found = probe(*plan.finish(state.params, state.stats))
+            metrics = {f"probe/{name}": np.asarray(value) for name, value in found.items()}
             probing += time.perf_counter() - begin
         for name, batch in work:
             state, values = plan.steps[name](state, batch)
@@ -113,9 +118,10 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, *
         return state, metrics | {"loss": values["loss"], "finite": finite}
 
     state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, log_every=log_every, **fit_options)
+    params, stats = plan.finish(state.params, state.stats)
     return Outcome(
-        params=state.params,
-        stats=state.stats,
+        params=params,
+        stats=stats,
         records=history.records,
         facts=plan.facts,
         settings={},

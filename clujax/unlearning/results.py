@@ -22,6 +22,7 @@ LABELS = {
     "salun": "SalUn",
     "scrub": "SCRUB",
     "bad_teacher": "Bad teacher",
+    "muso": "MUSO",
     "sfron": "SFR-on",
     "fron": "FR-on (no mask)",
     "ron": "R-on (no mask, plain ascent)",
