@@ -20,6 +20,7 @@ NUM_IMAGES = 12
 def write(
     path: str | os.PathLike,
     caches: Mapping[str, Mapping[str, tuple]],
+    shown: Sequence[str],
     rows: Mapping[str, Mapping[str, Any]],
     classes: Sequence[str],
     outcome: Any,
@@ -30,14 +31,18 @@ def write(
 
     Args:
       path: the file.
-      caches: method key -> predictions of its network, in the order of the pictures (before, after, retrained).
+      caches: method key -> predictions of its network.
+      shown: keys in the order of the pictures (before, after, retrained); the scores of forgotten rows are kept of all.
       rows: the rows that were predicted, for the pictures.
       classes: names of the labels.
       outcome: of the run whose trajectory is drawn.
       seed: that all of this comes from.
     """
+    scores = {key: np.asarray(entropy(jnp.asarray(cache["forget"][0]))) for key, cache in caches.items()}
+    caches = {key: caches[key] for key in shown}
     models = np.array(list(caches))
-    arrays = {"classes": np.array(classes), "seed": np.array(seed)}
+    arrays = {"scores_models": np.array(list(scores)), "scores_forget": np.stack(list(scores.values()))}
+    arrays |= {"classes": np.array(classes), "seed": np.array(seed)}
     arrays |= class_accuracy(models, list(caches.values()), len(classes))
     arrays |= membership(models, list(caches.values()))
     arrays |= beliefs(models, list(caches.values()), rows["forget"])

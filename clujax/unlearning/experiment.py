@@ -1,4 +1,4 @@
-"""One unlearning run: pretrain, request, adapt, evaluate. The only file of this room that reads a config."""
+"""One unlearning run: pretrain, request, adapt, evaluate. With `settings`, the only file of this room that reads a config."""
 
 import json
 import pathlib
@@ -10,39 +10,28 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
 
-from clujax import configuration, data, models, training
-from clujax.errors import ConfigError
-from clujax.unlearning import evidence, methods, results, schedules
+from clujax import configuration, data, training
+from clujax.unlearning import cells, evidence, results
+from clujax.unlearning.cells import Cell
 from clujax.unlearning.decomposition import parts_probe
-from clujax.unlearning.losses import adaptive_ascent, random_relabel
-from clujax.unlearning.method import Method, Outcome, execute, unlearn
+from clujax.unlearning.method import Outcome, execute, unlearn
 from clujax.unlearning.methods.finetune import train_on
 from clujax.unlearning.metrics import evaluate, gaps, predictions
 from clujax.unlearning.request import Request
-
-METHODS = {
-    "retrain": methods.retrain,
-    "finetune": methods.finetune,
-    "gradient_ascent": methods.gradient_ascent,
-    "random_label": methods.random_label,
-    "salun": methods.salun,
-    "scrub": methods.scrub,
-    "bad_teacher": methods.bad_teacher,
-    "muso": methods.muso,
-    "sfron": methods.sfron,
-    "euclidean": methods.euclidean,
-    "fixed_fisher": methods.fixed_fisher,
-    "remain_newton": methods.remain_newton,
-}
-MODELS = {"mlp": models.mlp, "cnn": models.cnn, "resnet": models.resnet, "vit": models.vit}
-SCHEDULES = {name: getattr(schedules, name) for name in ("constant", "cosine", "linear", "quadratic")}
-OBJECTIVES = {"adaptive_ascent": adaptive_ascent, "random_relabel": random_relabel}
-AUGMENTS = {"none": None, "crop_flip": data.crop_flip}
+from clujax.unlearning.settings import (
+    AUGMENTS,
+    Case,
+    build_classifier,
+    case_for,
+    lookup,
+    methods_for,
+    select_rows,
+    take_rows,
+)
 
 
 class Run(NamedTuple):
@@ -50,27 +39,26 @@ class Run(NamedTuple):
 
     config: ConfigDict
     workdir: pathlib.Path
-    classifier: models.Classifier
     augment: Callable | None
-    train: Mapping[str, Any]
-    test: Mapping[str, Any]
+    validation: Mapping[str, Any] | None
     classes: tuple[str, ...]
     mesh: Any
     progress: Any
 
 
-class Cell(NamedTuple):
-    """One method on one request and seed."""
+class Trained(NamedTuple):
+    """The original network of a seed, with the parameters that its training began from."""
 
-    values: dict[str, float]
-    gap: dict[str, float] | None
+    classifier: Any
+    initial: Any
     outcome: Outcome
 
 
 def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     """Run every method of the config on every request and seed; write `result.json` and the evidence beside it.
 
-    A run that was stopped takes up each network at its last checkpoint; a finished one returns its result as it is.
+    A run that was stopped keeps every finished cell and takes up the network at hand at its last checkpoint; a finished run
+    returns its result as it is.
 
     Raises:
       ConfigError, DataNotFoundError, RequestError: before any training, and before the directory is claimed.
@@ -79,38 +67,44 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     requests = {name: lookup(config.requests, name, "carry_out") for name in config.carry_out}
     arms = {name: methods_for(config, request) for name, request in requests.items()}
     dataset = data.load(config.data.name, path=config.data.path, fallback=config.data.fallback)
-    train, test = select_rows(dataset, config.data)
-    splits = {
-        (name, seed): data.make_split(train["y"], seed=seed, **split_settings(request))
+    train, test, validation = select_rows(dataset, config.data)
+    cases = {
+        (name, seed): case_for(request, train, test, len(dataset.classes), seed)
         for name, request in requests.items()
         for seed in config.seeds
     }
     mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
-    classifier = build_classifier(config.model, train, len(dataset.classes))
+    build_classifier(config, train, len(dataset.classes))
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
 
-    cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in requests}
+    found: dict[str, dict[str, list[Cell]]] = {name: {} for name in requests}
+    noise: dict[str, list[dict]] = {name: [] for name in requests}
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
-        total = len(config.seeds) * (1 + sum(map(len, arms.values())))
-        progress.add_task("networks", total=total)
+        networks = len({(seed, name if case.own_network else "") for (name, seed), case in cases.items()})
+        progress.add_task("networks", total=networks + len(config.seeds) * sum(map(len, arms.values())))
         shared = Run(
             config,
             pathlib.Path(workdir),
-            classifier,
             AUGMENTS[config.data.augment],
-            train,
-            test,
+            validation,
             dataset.classes,
             mesh,
             progress,
         )
         for seed in config.seeds:
-            original = pretrain(shared, seed)
+            common = None
             for i, name in enumerate(requests):
-                found = carry_out(shared, name, i, seed, splits[name, seed], original, arms[name])
-                for method, cell in found.items():
-                    cells[name].setdefault(method, []).append(cell)
+                case = cases[name, seed]
+                if case.own_network:
+                    original = pretrain(shared, case, seed, f"seed{seed}/{name}/original")
+                else:
+                    original = common = common or pretrain(shared, case, seed, f"seed{seed}/original")
+                for method, cell in carry_out(shared, name, i, seed, case, original, arms[name]).items():
+                    found[name].setdefault(method, []).append(cell)
+                if config.get("noise"):
+                    retrained = found[name]["retrain"][-1]
+                    noise[name].append(retrain_noise(shared, name, i, seed, case, original, retrained))
     result = {
         "title": config.title,
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -118,7 +112,15 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         "source": dataset.source._asdict(),
         "seeds": list(config.seeds),
         "requests": [
-            results.request_record(name, request, splits[name, config.seeds[0]], len(test["y"]), cells[name])
+            results.request_record(
+                name,
+                request,
+                cases[name, config.seeds[0]],
+                found[name],
+                noise=noise[name],
+                labels=config.get("labels", {}),
+                focus=config.evidence.method,
+            )
             for name, request in requests.items()
         ],
         "wall_seconds": time.perf_counter() - begin,
@@ -127,63 +129,88 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     return result
 
 
-def pretrain(run: Run, seed: int) -> Outcome:
-    """Train the original network on all rows."""
+def pretrain(run: Run, case: Case, seed: int, name: str) -> Trained:
+    """Train the original network on all rows of a case."""
     key = jax.random.key(seed)
     init_key, stream_key, run_key = jax.random.split(key, 3)
-    everything = request_for(run, None, None, run.train, run.train)
-    params, stats = run.classifier.init(init_key, run.train["x"][:1])
-    plan = train_on(everything, run.train, params, stats, stream_key, **run.config.pretrain.to_dict())
-    return stage(run, f"seed{seed}/original", execute, plan, key=run_key)
+    classifier = build_classifier(run.config, case.train, case.num_classes)
+    params, stats = classifier.init(init_key, case.train["x"][:1])
+    everything = Request(
+        classifier, None, None, case.train, case.train, case.num_classes, augment=run.augment, mesh=run.mesh
+    )
+    plan = train_on(everything, case.train, params, stats, stream_key, **run.config.pretrain.to_dict())
+    # The run donates its starting arrays; what methods need of them later is kept on the host.
+    initial = jax.tree.map(np.asarray, params)
+    return Trained(classifier, initial, stage(run, name, execute, plan, key=run_key))
 
 
-def carry_out(run, name, number, seed, split, original, arms) -> dict[str, Cell]:
+def carry_out(run, name, number, seed, case, original, arms) -> dict[str, Cell]:
     """One forget request by every method, each evaluated beside the retrained network."""
-    forget, remain = take_rows(run.train, split.forget), take_rows(run.train, split.remain)
-    request = request_for(run, original.params, original.stats, forget, remain)
-    whole_classes = np.unique(forget["y"]) if split.scenario == "class" else np.array([], int)
-    gone = np.isin(run.test["y"], whole_classes)
-    rows = {
-        "forget": forget,
-        "remain": remain,
-        "unseen": take_rows(run.test, ~gone),
-        "unseen_forget": take_rows(run.test, gone),
-    }
-    outcomes = {"original": original}
-    for method_name, method in arms.items():
-        options = {}
-        if method_name == run.config.evidence.method and seed == run.config.seeds[0]:
-            options = {"probe": parts_probe(request, **run.config.evidence.probe.to_dict())}
-        outcomes[method_name] = stage(
-            run,
-            f"seed{seed}/{name}/{method_name}",
-            unlearn,
-            method,
-            request,
-            key=jax.random.fold_in(
+    forget, remain = take_rows(case.train, case.split.forget), take_rows(case.train, case.split.remain)
+    request = Request(
+        classifier=original.classifier,
+        params=original.outcome.params,
+        stats=original.outcome.stats,
+        forget=forget,
+        remain=remain,
+        num_classes=case.num_classes,
+        augment=run.augment,
+        mesh=run.mesh,
+        initial=original.initial,
+        validation=run.validation,
+    )
+    rows = evaluated_rows(case, forget, remain)
+    digest = configuration.digest(run.config)
+    found: dict[str, Cell] = {}
+
+    def measured(outcome, reference):
+        cache = predictions(original.classifier, outcome.params, outcome.stats, rows)
+        values = evaluate(cache, None if reference is None else reference.cache)
+        gap = None if reference is None else gaps(values, reference.values)
+        return Cell(values, gap, outcome, cache)
+
+    for method_name in ("retrain", *(name for name in arms if name != "retrain")):
+        method = arms[method_name]
+        directory = run.workdir / "stages" / f"seed{seed}" / name / method_name
+        cell = cells.load(directory, digest)
+        if cell is None:
+            options = {}
+            if method_name == run.config.evidence.method and seed == run.config.seeds[0]:
+                options = {"probe": parts_probe(request, **run.config.evidence.probe.to_dict())}
+            key = jax.random.fold_in(
                 jax.random.fold_in(jax.random.key(seed), 1 + number), zlib.crc32(method_name.encode())
-            ),
-            **options,
-        )
-    caches = {
-        key: predictions(run.classifier, outcome.params, outcome.stats, rows) for key, outcome in outcomes.items()
-    }
-    reference = evaluate(caches["retrain"])
-    found = {}
-    for key, outcome in outcomes.items():
-        values = evaluate(caches[key], caches["retrain"] if key != "retrain" else None)
-        found[key] = Cell(values, None if key == "retrain" else gaps(values, reference), outcome)
+            )
+            outcome = stage(run, f"seed{seed}/{name}/{method_name}", unlearn, method, request, key=key, **options)
+            cell = measured(outcome, found.get("retrain"))
+            cells.save(directory, cell, digest)
+        else:
+            run.progress.advance(run.progress.task_ids[0])
+        found[method_name] = cell
+    found = {"original": measured(original.outcome, found["retrain"])} | {key: found[key] for key in arms}
     if seed == run.config.seeds[0]:
         shown = run.config.evidence.method
         evidence.write(
             run.workdir / f"evidence_{number}.npz",
-            {key: caches[key] for key in ("original", shown, "retrain")},
+            {key: cell.cache for key, cell in found.items()},
+            ("original", shown, "retrain"),
             rows,
-            run.classes,
-            outcomes[shown],
+            run.classes if case.num_classes == len(run.classes) else tuple(map(str, range(case.num_classes))),
+            found[shown].outcome,
             seed=seed,
         )
     return found
+
+
+def evaluated_rows(case: Case, forget, remain) -> dict[str, Mapping[str, Any]]:
+    """The rows that every network is asked about; test rows of classes that are forgotten whole stand apart."""
+    whole = np.setdiff1d(np.unique(forget["y"]), np.unique(remain["y"]))
+    gone = np.isin(case.test["y"], whole)
+    return {
+        "forget": forget,
+        "remain": remain,
+        "unseen": take_rows(case.test, ~gone),
+        "unseen_forget": take_rows(case.test, gone),
+    }
 
 
 def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Outcome:
@@ -205,87 +232,3 @@ def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Ou
     for task in own:
         run.progress.remove_task(task)
     return outcome
-
-
-def take_rows(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
-    """The chosen rows of every column."""
-    return {name: column[rows] for name, column in columns.items()}
-
-
-def request_for(run, params, stats, forget, remain) -> Request:
-    """A request on the run's network, rows and mesh."""
-    return Request(
-        classifier=run.classifier,
-        params=params,
-        stats=stats,
-        forget=forget,
-        remain=remain,
-        num_classes=len(run.classes),
-        augment=run.augment,
-        mesh=run.mesh,
-    )
-
-
-# Names in a config become functions here, once.
-
-
-def methods_for(config: ConfigDict, request: ConfigDict) -> dict[str, Method]:
-    """The methods to compare on one request; `request.override.<name>` replaces settings of `methods.<name>`."""
-    override = request.get("override", {})
-    found = {}
-    for name in config.compare:
-        values = lookup(config.methods, name, "compare").to_dict() | dict(override.get(name, {}))
-        kind = lookup(METHODS, values.pop("method", name), f"methods.{name}.method")
-        if "schedule" in values:
-            values["schedule"] = lookup(SCHEDULES, values["schedule"], f"methods.{name}.schedule")
-        try:
-            if "objective" in values:
-                objective = dict(values["objective"])
-                kind_of = lookup(OBJECTIVES, objective.pop("name"), f"methods.{name}.objective.name")
-                values["objective"] = kind_of(**objective)
-            found[name] = kind(**values)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"methods.{name}: {error}") from error
-    if "retrain" not in found:
-        raise ConfigError("compare lacks 'retrain': every number is read against the retrained network. Add it.")
-    if config.evidence.method not in found:
-        raise ConfigError(
-            f"evidence.method is {config.evidence.method!r}; expected one of compare: {', '.join(found)}."
-        )
-    return found
-
-
-def lookup(table: Mapping[str, Any] | ConfigDict, name: str, where: str) -> Any:
-    """The function a config names."""
-    if name not in table:
-        raise ConfigError(f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.")
-    return table[name]
-
-
-def split_settings(request: ConfigDict) -> dict:
-    """The part of a request's config that says which rows are forgotten."""
-    return {key: value for key, value in request.items() if key not in ("override", "label")}
-
-
-def select_rows(dataset: data.Dataset, settings: ConfigDict):
-    """Training and test rows: the first `train_rows` and `test_rows`, or all."""
-    sides = []
-    for name in ("train", "test"):
-        columns = getattr(dataset, name)
-        count = settings[f"{name}_rows"] or len(columns["y"])
-        if not 0 < count <= len(columns["y"]):
-            raise ConfigError(f"data.{name}_rows is {count}; {settings.name} has {len(columns['y'])} {name} rows.")
-        sides.append(take_rows(columns, slice(count)))
-    return sides
-
-
-def build_classifier(settings: ConfigDict, train: Mapping[str, Any], num_classes: int) -> models.Classifier:
-    """The network behind a standardisation by the training rows' mean and spread per channel."""
-    options = {key: value for key, value in settings.items() if key != "name"}
-    if "dtype" in options:
-        options["dtype"] = jnp.dtype(options["dtype"])
-    network = lookup(MODELS, settings.name, "model.name")(num_classes=num_classes, **options)
-    x = np.asarray(train["x"])
-    x = x if x.ndim == 4 else x[..., None]
-    mean, std = x.mean((0, 1, 2), dtype=np.float64), x.std((0, 1, 2), dtype=np.float64)
-    return models.with_inputs(network, data.standardize(mean, std))

@@ -34,39 +34,58 @@ LABELS = {
 }
 
 
-def request_record(name: str, settings: Any, split: Any, num_test: int, cells: Mapping[str, Sequence[Any]]) -> dict:
+def request_record(
+    name: str,
+    settings: Any,
+    case: Any,
+    cells: Mapping[str, Sequence[Any]],
+    *,
+    noise: Sequence[Mapping[str, Any]] = (),
+    labels: Mapping[str, str] | None = None,
+    focus: str | None = None,
+) -> dict:
     """Everything that is told about one request.
 
     Args:
-      name, settings, split: the request as configured, and its rows for the first seed.
-      num_test: rows of the test set.
-      cells: method -> one cell a seed, with `values`, `gap` and `outcome`.
+      name, settings: the request as configured.
+      case: its rows for the first seed.
+      cells: method -> one cell a seed.
+      noise: per seed, what an ensemble of retrained networks shows of chance; empty takes a second retrained network.
+      labels: method -> what it is called, where `LABELS` does not say.
+      focus: the method that the pictures are about.
     """
     retrained = [cell.values for cell in cells["retrain"]]
     again = cells.get("retrain_again")
-    return {
+    floor = None if again is None else mean_over([noise_of(cell) for cell in again])
+    record = {
         "key": name,
         "name": settings.get("label", name),
-        "scenario": split.scenario,
-        "split_hash": split.hash,
-        "num_forget": len(split.forget),
-        "num_remain": len(split.remain),
-        "num_test": num_test,
+        "scenario": case.split.scenario,
+        "split_hash": case.split.hash,
+        "num_forget": len(case.split.forget),
+        "num_remain": len(case.split.remain),
+        "num_test": len(case.test["y"]),
         "metrics": [metric._asdict() for metric in METRICS],
         "reference": "retrain",
-        "methods": [method_record(key, group, retrained) for key, group in cells.items()],
-        "noise_floor": None if again is None else mean_over([noise(cell) for cell in again]),
+        "focus": focus,
+        "methods": [method_record(key, group, retrained, labels or {}) for key, group in cells.items()],
+        "noise_floor": floor,
     }
+    if noise:
+        record |= {"noise_floor": mean_over([each["floor"] for each in noise]), "noise_ellipse": noise[0]["ellipse"]}
+    return record
 
 
-def method_record(key: str, group: Sequence[Any], retrained: Sequence[Mapping[str, float]]) -> dict:
+def method_record(
+    key: str, group: Sequence[Any], retrained: Sequence[Mapping[str, float]], labels: Mapping[str, str]
+) -> dict:
     """One row of the table: means and spreads over seeds, gaps to retrain, costs, settings, warnings."""
     rows = [cell.values | timing(cell.outcome) | average_distance(cell) for cell in group]
     warnings = sorted({text for cell in group for text in cell.outcome.warnings})
     warnings += collapse_warnings([cell.values for cell in group], retrained)
     return {
         "key": key,
-        "label": LABELS.get(key, key),
+        "label": labels.get(key) or LABELS.get(key, key),
         "values": mean_over(rows),
         "std": {name: float(np.std([row[name] for row in rows], ddof=1)) for name in rows[0]}
         if len(rows) > 1
@@ -97,7 +116,7 @@ def collapse_warnings(values: Sequence[Mapping], retrained: Sequence[Mapping]) -
     return [f"Collapsed: remain accuracy is {drop:.1f} points below retraining."] if drop > 5 else []
 
 
-def noise(cell: Any) -> dict[str, float]:
+def noise_of(cell: Any) -> dict[str, float]:
     """Distances of a second retrained network to the first."""
     return absolute(cell.gap) | {key: cell.values[key] for key in ("KL", "JS")}
 

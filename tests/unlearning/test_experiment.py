@@ -14,7 +14,7 @@ import pytest
 
 from clujax import configuration, reports
 from clujax.errors import ConfigError, RequestError
-from clujax.unlearning import experiment
+from clujax.unlearning import experiment, settings
 
 CONFIG = pathlib.Path(__file__).parent / "tiny.py"
 
@@ -69,8 +69,8 @@ def test_reference_metrics_are_recomputed_from_the_kept_networks(finished):
     workdir, result = finished
     config = load()
     dataset = data.load("digits")
-    train, _ = experiment.select_rows(dataset, config.data)
-    classifier = experiment.build_classifier(config.model, train, 10)
+    train, _, _ = settings.select_rows(dataset, config.data)
+    classifier = settings.build_classifier(config, train, 10)
     params, stats = classifier.init(jax.random.key(0), train["x"][:1])
     from clujax.unlearning.optimizers import sgd
 
