@@ -19,8 +19,8 @@ from clujax.unlearning import cells, evidence, results
 from clujax.unlearning.cells import Cell
 from clujax.unlearning.decomposition import parts_probe
 from clujax.unlearning.method import Outcome, execute, unlearn
-from clujax.unlearning.methods.finetune import train_on
 from clujax.unlearning.metrics import evaluate, gaps, predictions
+from clujax.unlearning.plans import train_on
 from clujax.unlearning.request import Request
 from clujax.unlearning.settings import (
     AUGMENTS,

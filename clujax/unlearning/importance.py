@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,29 @@ def fisher_diagonals(
     The training augmentation is on, as published; each batch counts equally, the last, smaller one too.
     Cost: one gradient per row of either set.
     """
+    options = {"kind": kind, "max_batches": max_batches, "batch_size": batch_size, "pre_clip": pre_clip}
+    parts = zip((request.forget, request.remain), jax.random.split(key), strict=True)
+    estimate = _estimator(request, kind, pre_clip)
+    return tuple(row_diagonal(request, rows, key=part_key, estimate=estimate, **options) for rows, part_key in parts)
 
+
+def row_diagonal(
+    request: Request,
+    rows: Mapping[str, Any],
+    *,
+    kind: str = "batch",
+    max_batches: int | None = None,
+    batch_size: int = 128,
+    pre_clip: float | None = None,
+    key: PRNGKeyArray,
+    estimate: Callable | None = None,
+) -> PyTree:
+    """Diagonal Fisher information of the original network on any rows; arguments and cost as `fisher_diagonals`."""
+    estimate = estimate or _estimator(request, kind, pre_clip)
+    return estimate(request.params, augmented_batches(request, rows, batch_size, max_batches, key), key)
+
+
+def _estimator(request, kind, pre_clip):
     def outputs(params, batch):
         return request.classifier.apply(params, request.stats, batch["x"], train=False)[0]
 
@@ -38,12 +62,7 @@ def fisher_diagonals(
 
     # On a CPU a copy of the weights for each row of a batch falls out of the cache: one row at a time is faster there.
     microbatch = 1 if jax.default_backend() == "cpu" else None
-    estimate = diagonal_estimator(losses, kind=kind, pre_clip=pre_clip, outputs=outputs, microbatch=microbatch)
-    parts = zip((request.forget, request.remain), jax.random.split(key), strict=True)
-    return tuple(
-        estimate(request.params, augmented_batches(request, rows, batch_size, max_batches, part_key), part_key)
-        for rows, part_key in parts
-    )
+    return diagonal_estimator(losses, kind=kind, pre_clip=pre_clip, outputs=outputs, microbatch=microbatch)
 
 
 def augmented_batches(request, rows, batch_size, max_batches, key):

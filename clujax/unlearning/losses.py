@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from clujax.transforms import adaptive_coefficients, effective_sample_size
 from clujax.unlearning.request import Request, forward
@@ -88,6 +88,30 @@ def wrong_labels(key: PRNGKeyArray, labels: Int[Array, " B"], num_classes: int) 
         raise ValueError(f"num_classes is {num_classes}; a wrong label needs at least 2 classes.")
     shift = jax.random.randint(key, labels.shape, 1, num_classes, dtype=labels.dtype)
     return (labels + shift) % num_classes
+
+
+def any_labels(key: PRNGKeyArray, labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
+    """Labels drawn uniformly from all C classes, the true one among them: the law of SalUn's code."""
+    return jax.random.randint(key, labels.shape, 0, num_classes, dtype=labels.dtype)
+
+
+def npo_loss(losses: Float[Array, " B"], reference: Float[Array, " B"], strength: float) -> Float[Array, " B"]:
+    """−(2/β) log σ(β(ℓ − ℓ_ref)): ascent that fades once a row is less likely than under the reference network.
+
+    Its gradient is that of plain ascent for β → 0, and at ℓ = ℓ_ref for every β.
+    Source: Zhang et al. 2024 (negative preference optimisation), with cross-entropy for the sequence loss.
+    """
+    return -2 / strength * jax.nn.log_sigmoid(strength * (losses - reference))
+
+
+def sim_npo_loss(losses: Float[Array, " B"], strength: float, margin: float = 0.0) -> Float[Array, " B"]:
+    """−(2/β) log σ(β(ℓ − δ)): the same without a reference network. Source: Fan et al. 2024 (SimNPO)."""
+    return npo_loss(losses, jnp.full_like(losses, margin), strength)
+
+
+def l1_penalty(params: PyTree, strength: Float[Array, ""] | float) -> Float[Array, ""]:
+    """α ‖θ‖₁ over all parameters, BatchNorm's and biases among them. Source: Jia et al. 2023 (l1-sparse)."""
+    return strength * sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(params))
 
 
 def distillation(

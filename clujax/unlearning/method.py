@@ -105,7 +105,7 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, *
     def step(state, item):
         nonlocal probing
         s, work = item
-        metrics, finite = {}, True
+        metrics, finite, loss = {}, True, 0.0
         if probe is not None and s % log_every == 0:
             begin = time.perf_counter()
             found = probe(*plan.finish(state.params, state.stats))
@@ -114,8 +114,9 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, *
         for name, batch in work:
             state, values = plan.steps[name](state, batch)
             finite &= values.pop("finite")
+            loss = values.get("loss", loss)  # some steps only prepare the next
             metrics |= {key if "/" in key else f"{name}/{key}": value for key, value in values.items()}
-        return state, metrics | {"loss": values["loss"], "finite": finite}
+        return state, metrics | {"loss": loss, "finite": finite}
 
     state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, log_every=log_every, **fit_options)
     params, stats = plan.finish(state.params, state.stats)

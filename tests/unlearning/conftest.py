@@ -8,7 +8,7 @@ import pytest
 from clujax.models import cnn, mlp
 from clujax.unlearning import Request
 from clujax.unlearning.method import execute
-from clujax.unlearning.methods.finetune import train_on
+from clujax.unlearning.plans import train_on
 
 TRAINING = {"batch_size": 32, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 

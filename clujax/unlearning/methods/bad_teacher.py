@@ -9,11 +9,15 @@ import numpy as np
 from clujax.unlearning.losses import distillation
 from clujax.unlearning.method import Method, Plan
 from clujax.unlearning.optimizers import sgd
+from clujax.unlearning.plans import check_numbers
 from clujax.unlearning.request import compiled_step, forward, stream
 
 
 def bad_teacher(
     *,
+    mean_over_classes: bool = True,
+    remain_fraction: float = 1.0,
+    temperature: float = 1.0,
     epochs: float = 5,
     batch_size: int = 128,
     learning_rate: float = 0.1,
@@ -22,17 +26,28 @@ def bad_teacher(
 ) -> Method:
     """Distil from an untrained teacher on forget rows and from the original on remaining rows, shuffled together.
 
-    The loss is the mean over rows and classes, as published, so the effective rate is 1/C of a per-row mean.
+    Args:
+      mean_over_classes: divide the loss by C, as published: the effective rate is then 1/C of a per-row mean.
+      remain_fraction: share of the remaining rows that is used, drawn once (published: 0.3).
+      temperature: of both teachers and the student.
+
     Source: Chundawat et al. 2023. Cost: one gradient and two forwards per step.
     """
     settings = dict(locals())
+    check_numbers(settings)
+    if not 0 < remain_fraction <= 1:
+        raise ValueError(f"remain_fraction is {remain_fraction}; expected a share in (0, 1].")
 
     def prepare(request, key):
-        init_key, stream_key = jax.random.split(key)
+        init_key, stream_key, subset_key = jax.random.split(key, 3)
         bad_params, bad_stats = request.classifier.init(init_key, request.remain["x"][:1])
+        count = max(1, round(remain_fraction * len(request.remain["y"])))
+        chosen = np.asarray(jax.random.permutation(subset_key, len(request.remain["y"])))[:count]
         rows = {
-            "x": jnp.concatenate([jnp.asarray(request.forget["x"]), jnp.asarray(request.remain["x"])]),
-            "forget": np.repeat([1.0, 0.0], [len(request.forget["y"]), len(request.remain["y"])]).astype(np.float32),
+            "x": jnp.concatenate(
+                [jnp.asarray(request.forget["x"]), jnp.asarray(np.asarray(request.remain["x"])[chosen])]
+            ),
+            "forget": np.repeat([1.0, 0.0], [len(request.forget["y"]), count]).astype(np.float32),
         }
         num_steps = math.ceil(epochs * math.ceil(len(rows["forget"]) / batch_size))
         tx = sgd(learning_rate, num_steps, momentum=momentum, weight_decay=weight_decay)
@@ -43,7 +58,8 @@ def bad_teacher(
             bad, _ = request.classifier.apply(bad_params, bad_stats, batch["x"], train=False)
             target = jnp.where(batch["forget"][:, None] > 0, bad, good)
             logits, stats = forward(request, params, stats, batch, key, train=True)
-            return jnp.mean(distillation(logits, target)) / request.num_classes, (stats, {})
+            share = request.num_classes if mean_over_classes else 1
+            return jnp.mean(distillation(logits, target, temperature)) / share, (stats, {})
 
         steps = {"both": compiled_step(request, loss, tx)}
         return Plan(request.params, request.stats, tx, steps, lambda s: [("both", batch_at(s))], num_steps)

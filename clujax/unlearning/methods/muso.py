@@ -172,7 +172,7 @@ def _relabel(request, settings, rounds, key):
             targets = jax.nn.one_hot(scores.argmax(-1), request.num_classes)
         else:
             targets = jax.nn.softmax(scores.astype(np.float32) / settings["temperature"])
-        metrics = {"changed": np.mean(scores.argmax(-1) != own), "loss": 0.0, "finite": np.isfinite(scores).all()}
+        metrics = {"changed": np.mean(scores.argmax(-1) != own), "finite": np.isfinite(scores).all()}
         return state._replace(stats={"network": stats, "targets": targets}), metrics
 
     return relabel

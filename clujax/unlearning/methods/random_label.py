@@ -1,36 +1,91 @@
-"""Random label: teach a wrong label for each forget row while training on the rest."""
+"""Random label: learn wrong labels for the forget rows beside the true ones of the remaining rows."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 
-from clujax.unlearning.losses import wrong_labels
-from clujax.unlearning.method import Method
-from clujax.unlearning.methods.finetune import train_on
+from clujax.unlearning.losses import any_labels, cross_entropy, wrong_labels
+from clujax.unlearning.method import Method, Plan
+from clujax.unlearning.optimizers import sgd
+from clujax.unlearning.plans import check_choice, check_numbers, num_batches, train_on
+from clujax.unlearning.request import compiled_step, forward, stream
+
+LABELS = {"wrong": wrong_labels, "any": any_labels}
 
 
 def random_label(
     *,
+    labels: str = "wrong",
+    redraw: bool = False,
+    order: str = "shuffled",
     epochs: float = 5,
     batch_size: int = 128,
     learning_rate: float = 0.01,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
 ) -> Method:
-    """Cross-entropy on the forget rows with wrong labels, drawn once, shuffled together with the remaining rows."""
+    """Cross-entropy on the forget rows with random labels and on the remaining rows with their own.
+
+    Args:
+      labels: "wrong" draws from the C − 1 other classes (Amnesiac, bad teacher, SSD), "any" from all C (SalUn's code).
+      redraw: draw anew at each step rather than once.
+      order: "shuffled", or "forget_first": in each pass all forget batches, then all remaining ones (SalUn on CIFAR-10).
+
+    Cost: one gradient per step.
+    """
     settings = dict(locals())
+    check_random_labels(settings)
 
     def prepare(request, key):
-        label_key, stream_key = jax.random.split(key)
-        rows = relabelled(request, label_key)
-        return train_on(request, rows, request.params, request.stats, stream_key, **settings)
+        return relabelling_plan(request, key, **settings)
 
     return Method("random_label", prepare, settings)
 
 
-def relabelled(request, key):
-    """All rows, the forget ones under a wrong label drawn uniformly from the C − 1 others."""
-    labels = wrong_labels(key, jnp.asarray(request.forget["y"]), request.num_classes)
-    return {
-        "x": jnp.concatenate([jnp.asarray(request.forget["x"]), jnp.asarray(request.remain["x"])]),
-        "y": jnp.concatenate([labels, jnp.asarray(request.remain["y"])]),
-    }
+def check_random_labels(settings):
+    """Refuse settings that cannot be meant."""
+    check_numbers(settings)
+    check_choice("labels", settings["labels"], tuple(LABELS))
+    check_choice("order", settings["order"], ("shuffled", "forget_first"))
+
+
+def relabelling_plan(request, key, *, labels, redraw, order, epochs, batch_size, wrap=None, **optimizer):
+    """The plan of `random_label`; `wrap(tx)` may wrap the optimizer."""
+    label_key, stream_key = jax.random.split(key)
+    draw = LABELS[labels]
+    drawn = draw(label_key, jnp.asarray(request.forget["y"]), request.num_classes)
+    forget = {"x": jnp.asarray(request.forget["x"]), "y": drawn, "forget": jnp.ones(len(drawn), bool)}
+    remain = {"x": jnp.asarray(request.remain["x"]), "y": jnp.asarray(request.remain["y"])}
+    remain["forget"] = jnp.zeros(len(remain["y"]), bool)
+
+    def loss(params, stats, batch, key):
+        label_key, network_key = jax.random.split(key)
+        wanted = batch["y"]
+        if redraw:
+            fresh = draw(label_key, batch["own"], request.num_classes)
+            wanted = jnp.where(batch["forget"], fresh, batch["own"])
+        logits, stats = forward(request, params, stats, batch, network_key, train=True)
+        return jnp.mean(cross_entropy(logits, wanted)), (stats, {})
+
+    forget["own"], remain["own"] = jnp.asarray(request.forget["y"]), remain["y"]
+    if order == "shuffled":
+        both = {name: jnp.concatenate([forget[name], remain[name]]) for name in forget}
+        shared = {"epochs": epochs, "batch_size": batch_size, "loss": loss, "wrap": wrap} | optimizer
+        return train_on(request, both, request.params, request.stats, stream_key, **shared)
+    forget_key, remain_key = jax.random.split(stream_key)
+    first, second = num_batches(forget, batch_size), num_batches(remain, batch_size)
+    num_steps = math.ceil(epochs * (first + second))
+    tx = sgd(optimizer["learning_rate"], num_steps, **{k: v for k, v in optimizer.items() if k != "learning_rate"})
+    tx = wrap(tx) if wrap else tx
+    step = compiled_step(request, loss, tx)
+    forget_at = stream(request, forget, batch_size, forget_key)
+    remain_at = stream(request, remain, batch_size, remain_key)
+
+    def work(s):
+        epoch, place = divmod(s, first + second)
+        if place < first:
+            return [("forget", forget_at(epoch * first + place))]
+        return [("remain", remain_at(epoch * second + place - first))]
+
+    return Plan(request.params, request.stats, tx, {"forget": step, "remain": step}, work, num_steps)

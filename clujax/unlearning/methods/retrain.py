@@ -3,7 +3,7 @@
 import jax
 
 from clujax.unlearning.method import Method
-from clujax.unlearning.methods.finetune import train_on
+from clujax.unlearning.plans import train_on
 
 
 def retrain(

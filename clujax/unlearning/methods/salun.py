@@ -7,13 +7,15 @@ from clujax.geometry import density, top_fraction_mask
 from clujax.transforms import mask_updates
 from clujax.unlearning.losses import cross_entropy
 from clujax.unlearning.method import Method
-from clujax.unlearning.methods.finetune import train_on
-from clujax.unlearning.methods.random_label import relabelled
+from clujax.unlearning.methods.random_label import check_random_labels, relabelling_plan
 
 
 def salun(
     *,
     fraction: float = 0.5,
+    labels: str = "wrong",
+    redraw: bool = False,
+    order: str = "shuffled",
     epochs: float = 5,
     batch_size: int = 128,
     learning_rate: float = 0.01,
@@ -22,20 +24,20 @@ def salun(
 ) -> Method:
     """Random label with a saliency mask: the largest |Σ ∇ loss(forget)|, ranked over all parameters together.
 
-    Masked weights keep their value to the bit: neither momentum nor weight decay moves them.
+    Masked weights keep their value to the bit: neither momentum nor weight decay moves them. `labels`, `redraw` and `order`
+    as for `random_label`.
     Source: Fan et al. 2024 (SalUn), with the masked restore of its current code. Cost: one pass over the forget rows,
     then one gradient per step.
     """
     settings = dict(locals())
+    check_random_labels(settings)
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction}; expected a share of the weights in (0, 1].")
     training = {name: value for name, value in settings.items() if name != "fraction"}
 
     def prepare(request, key):
-        label_key, stream_key = jax.random.split(key)
         mask = top_fraction_mask(jax.tree.map(abs, summed_gradient(request, batch_size)), fraction)
-        rows = relabelled(request, label_key)
-        plan = train_on(
-            request, rows, request.params, request.stats, stream_key, wrap=lambda tx: restored(tx, mask), **training
-        )
+        plan = relabelling_plan(request, key, wrap=lambda tx: restored(tx, mask), **training)
         return plan._replace(facts={"density": density(mask)})
 
     return Method("salun", prepare, settings)
