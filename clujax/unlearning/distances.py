@@ -23,9 +23,7 @@ def agreement(logits: Float[Any, "*M n C"], reference: Float[Any, "*M n C"]) -> 
     return jnp.mean(logits.argmax(-1) == reference.argmax(-1), -1)
 
 
-def zrf(
-    logits: Float[Any, "*M n C"], untrained: Float[Any, "*M n C"], *, official: bool = False
-) -> Float[Array, "*M"]:
+def zrf(logits: Float[Any, "*M n C"], untrained: Float[Any, "*M n C"], *, official: bool = False) -> Float[Array, "*M"]:
     """Zero-retrain forgetting: 1 − JS(p, p of an untrained network) / ln 2, in [0, 1]; 1 is a network that knows nothing.
 
     With `official` the published code's number: the KL arguments are reversed and the mean runs over classes too, so that the

@@ -12,7 +12,7 @@ import numpy as np
 
 from clujax.geometry import entropy
 from clujax.training.workdir import write_bytes
-from clujax.unlearning.metrics import evaluate
+from clujax.unlearning.metrics import row_outcomes
 
 NUM_IMAGES = 12
 
@@ -78,7 +78,7 @@ def membership(models, caches):
         f"membership_{name}": np.stack([np.asarray(entropy(jnp.asarray(cache[key][0]))) for cache in caches])
         for name, key in (("forget", "forget"), ("remain", "remain"), ("test", "unseen"))
     }
-    called = np.array([evaluate(cache)["MIA"] for cache in caches])
+    called = np.array([100 * row_outcomes(cache)["MIA"].mean() for cache in caches])
     words = {"membership_score": np.array("prediction entropy"), "membership_unit": np.array("nats")}
     return scores | words | {"membership_models": models, "membership_called_member": called}
 

@@ -10,28 +10,24 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
 
 from clujax import configuration, data, training
-from clujax.unlearning import cells, evidence, results
+from clujax.unlearning import cells, evidence, noise, results
+from clujax.unlearning.cases import Case, case_for, take_rows
 from clujax.unlearning.cells import Cell
 from clujax.unlearning.decomposition import parts_probe
-from clujax.unlearning.method import Outcome, execute, unlearn
-from clujax.unlearning.metrics import evaluate, gaps, predictions
+from clujax.unlearning.distances import parameter_distance
+from clujax.unlearning.ensembles import ensemble_logits, train_ensemble
+from clujax.unlearning.method import Method, Outcome, execute, unlearn
+from clujax.unlearning.metrics import check_rows, evaluate, gaps, predictions, summary
 from clujax.unlearning.plans import train_on
 from clujax.unlearning.request import Request
-from clujax.unlearning.settings import (
-    AUGMENTS,
-    Case,
-    build_classifier,
-    case_for,
-    lookup,
-    methods_for,
-    select_rows,
-    take_rows,
-)
+from clujax.unlearning.settings import AUGMENTS, build_classifier, lookup, methods_for, select_rows
+from clujax.unlearning.sweep import sweep
 
 
 class Run(NamedTuple):
@@ -68,6 +64,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     arms = {name: methods_for(config, request) for name, request in requests.items()}
     dataset = data.load(config.data.name, path=config.data.path, fallback=config.data.fallback)
     train, test, validation = select_rows(dataset, config.data)
+    check_rows({"forget": train, "unseen": test})
     cases = {
         (name, seed): case_for(request, train, test, len(dataset.classes), seed)
         for name, request in requests.items()
@@ -100,11 +97,11 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
                     original = pretrain(shared, case, seed, f"seed{seed}/{name}/original")
                 else:
                     original = common = common or pretrain(shared, case, seed, f"seed{seed}/original")
-                for method, cell in carry_out(shared, name, i, seed, case, original, arms[name]).items():
+                cells_of, chance = carry_out(shared, name, i, seed, case, original, arms[name])
+                for method, cell in cells_of.items():
                     found[name].setdefault(method, []).append(cell)
-                if config.get("noise"):
-                    retrained = found[name]["retrain"][-1]
-                    noise[name].append(retrain_noise(shared, name, i, seed, case, original, retrained))
+                if chance:
+                    noise[name].append(chance)
     result = {
         "title": config.title,
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -144,8 +141,8 @@ def pretrain(run: Run, case: Case, seed: int, name: str) -> Trained:
     return Trained(classifier, initial, stage(run, name, execute, plan, key=run_key))
 
 
-def carry_out(run, name, number, seed, case, original, arms) -> dict[str, Cell]:
-    """One forget request by every method, each evaluated beside the retrained network."""
+def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, Cell], dict | None]:
+    """One forget request by every method, each evaluated beside the retrained network; and the noise of retraining."""
     forget, remain = take_rows(case.train, case.split.forget), take_rows(case.train, case.split.remain)
     request = Request(
         classifier=original.classifier,
@@ -160,45 +157,116 @@ def carry_out(run, name, number, seed, case, original, arms) -> dict[str, Cell]:
         validation=run.validation,
     )
     rows = evaluated_rows(case, forget, remain)
-    digest = configuration.digest(run.config)
+    place, digest = run.workdir / "stages" / f"seed{seed}" / name, configuration.digest(run.config)
+    keys = lambda label: jax.random.fold_in(
+        jax.random.fold_in(jax.random.key(seed), 1 + number), zlib.crc32(label.encode())
+    )
+    fresh = original.classifier.init(keys("untrained"), jnp.asarray(forget["x"][:1]))
+    untrained = predictions(original.classifier, *fresh, {"forget": forget})
     found: dict[str, Cell] = {}
+
+    def trained(method_name, method, **options):
+        key = keys(method_name)
+        return stage(run, f"seed{seed}/{name}/{method_name}", unlearn, method, request, key=key, **options)
+
+    def retrained():
+        outcome = trained("retrain", arms["retrain"], counted=False)  # finished: read from its last checkpoint
+        return outcome.params, outcome.stats
 
     def measured(outcome, reference):
         cache = predictions(original.classifier, outcome.params, outcome.stats, rows)
-        values = evaluate(cache, None if reference is None else reference.cache)
-        gap = None if reference is None else gaps(values, reference.values)
+        values = evaluate(cache, reference and reference.cache, untrained=untrained, facts=case.facts)
+        values["Moved"] = float(parameter_distance(outcome.params, request.params))
+        values |= summary(values, reference.values if reference else values)
+        gap = reference and gaps(values, reference.values)
         return Cell(values, gap, outcome, cache)
 
     for method_name in ("retrain", *(name for name in arms if name != "retrain")):
-        method = arms[method_name]
-        directory = run.workdir / "stages" / f"seed{seed}" / name / method_name
+        directory, method = place / method_name, arms[method_name]
         cell = cells.load(directory, digest)
         if cell is None:
+            if not isinstance(method, Method):
+                method = chosen(run, name, method_name, method, request, retrained, keys(f"sweep {method_name}"))
             options = {}
             if method_name == run.config.evidence.method and seed == run.config.seeds[0]:
                 options = {"probe": parts_probe(request, **run.config.evidence.probe.to_dict())}
-            key = jax.random.fold_in(
-                jax.random.fold_in(jax.random.key(seed), 1 + number), zlib.crc32(method_name.encode())
-            )
-            outcome = stage(run, f"seed{seed}/{name}/{method_name}", unlearn, method, request, key=key, **options)
-            cell = measured(outcome, found.get("retrain"))
+            try:
+                outcome = trained(method_name, method, **options)
+            except training.NonFiniteError as error:
+                cell = diverged(error, method)
+            else:
+                cell = measured(outcome, found.get("retrain"))
             cells.save(directory, cell, digest)
         else:
             run.progress.advance(run.progress.task_ids[0])
         found[method_name] = cell
     found = {"original": measured(original.outcome, found["retrain"])} | {key: found[key] for key in arms}
+    chance = None
+    if run.config.get("noise"):
+        chance = retrain_noise(run, request, case, rows, found["retrain"], place / "noise.json", keys("noise"), digest)
     if seed == run.config.seeds[0]:
-        shown = run.config.evidence.method
+        shown = run.config.evidence.method if found[run.config.evidence.method].cache else "retrain"
         evidence.write(
             run.workdir / f"evidence_{number}.npz",
-            {key: cell.cache for key, cell in found.items()},
+            {key: cell.cache for key, cell in found.items() if cell.cache},
             ("original", shown, "retrain"),
             rows,
             run.classes if case.num_classes == len(run.classes) else tuple(map(str, range(case.num_classes))),
             found[shown].outcome,
             seed=seed,
         )
-    return found
+    return found, chance
+
+
+def chosen(run, name, method_name, candidates, request, retrained, key) -> Method:
+    """The candidate nearest to retraining on validation rows, chosen on the first seed and kept for the others."""
+    file = run.workdir / "stages" / f"{name}_{method_name}_choice.json"
+    if not file.exists():
+        found = sweep(candidates, request, retrained(), key=key)
+        training.workdir.write_json(file, {"best": found.best, "gaps": found.table})
+    return candidates[json.loads(file.read_text())["best"]]
+
+
+def diverged(error, method) -> Cell:
+    """What is kept of a method whose numbers stopped being finite."""
+    said = f"Collapsed: the numbers were no longer finite at step {error.step}."
+    outcome = Outcome(None, None, [], {}, method.settings, (said,), 0.0, 0.0, 0.0)
+    return Cell({}, {}, outcome, {})
+
+
+def retrain_noise(run, request, case, rows, reference, file, key, digest) -> dict:
+    """Metrics of further networks retrained with other seeds, in one compiled program; kept like a finished cell."""
+    if file.exists():
+        record = json.loads(file.read_text())
+        if record.pop("digest") == digest:
+            return record
+    recipe = {name: value for name, value in run.config.methods.retrain.to_dict().items() if name != "method"}
+    keep = np.isin(np.arange(len(case.train["y"])), case.split.remain)
+    models = run.config.noise.models
+    ensemble = train_ensemble(
+        request.classifier,
+        case.train,
+        np.tile(keep, (models, 1)),
+        jax.random.split(key, models),
+        augment=run.augment,
+        mesh=run.mesh,
+        progress=run.progress,
+        **recipe,
+    )
+    logits = {
+        side: (ensemble_logits(request.classifier, ensemble, part["x"]), np.asarray(part["y"]))
+        for side, part in rows.items()
+        if len(part["y"])
+    }
+    values = []
+    for i in range(models):
+        found = evaluate(
+            {side: (each[i], labels) for side, (each, labels) in logits.items()}, reference.cache, facts=case.facts
+        )
+        values.append(found | summary(found, reference.values))
+    record = noise.noise_record(values, reference.values)
+    training.workdir.write_json(file, record | {"digest": digest})
+    return record
 
 
 def evaluated_rows(case: Case, forget, remain) -> dict[str, Mapping[str, Any]]:
@@ -210,10 +278,11 @@ def evaluated_rows(case: Case, forget, remain) -> dict[str, Mapping[str, Any]]:
         "remain": remain,
         "unseen": take_rows(case.test, ~gone),
         "unseen_forget": take_rows(case.test, gone),
+        **case.extra,
     }
 
 
-def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Outcome:
+def stage(run: Run, name: str, work: Callable, *args: Any, counted: bool = True, **options: Any) -> Outcome:
     """Run one network's training under its own checkpoints and metrics in `workdir/stages/name`."""
     directory = run.workdir / "stages" / name
     with training.Checkpoints(directory / "checkpoints") as checkpoints, training.Writer(directory) as writer:
@@ -228,7 +297,7 @@ def stage(run: Run, name: str, work: Callable, *args: Any, **options: Any) -> Ou
             **options,
         )
     overall, *own = run.progress.task_ids
-    run.progress.advance(overall)
+    run.progress.advance(overall, int(counted))
     for task in own:
         run.progress.remove_task(task)
     return outcome

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 import clujax
-from clujax.unlearning.metrics import METRICS
+from clujax.unlearning.intervals import paired_gap_interval
+from clujax.unlearning.metrics import METRICS, row_outcomes
+from clujax.unlearning.noise import collapse, larger_than_noise, noise_record, pooled
 
 LABELS = {
     "original": "Original",
@@ -69,9 +71,16 @@ def request_record(
       labels: method -> what it is called, where `LABELS` does not say.
       focus: the method that the pictures are about.
     """
-    retrained = [cell.values for cell in cells["retrain"]]
+    references = [cell.values for cell in cells["retrain"]]
     again = cells.get("retrain_again")
-    floor = None if again is None else mean_over([noise_of(cell) for cell in again])
+    if noise:
+        chance = pooled(noise)
+    elif again is not None:
+        shifts = [noise_record([cell.values], values) for cell, values in zip(again, references, strict=True)]
+        chance = {"floor": mean_over([each["shifts"] for each in shifts]), "limit": {}}
+        chance["limit"] = chance["floor"]
+    else:
+        chance = {"floor": None, "limit": {}}
     record = {
         "key": name,
         "name": settings.get("label", name),
@@ -83,36 +92,63 @@ def request_record(
         "metrics": [metric._asdict() for metric in METRICS],
         "reference": "retrain",
         "focus": focus,
-        "methods": [method_record(key, group, retrained, labels or {}) for key, group in cells.items()],
-        "noise_floor": floor,
+        "methods": [
+            method_record(key, group, cells["retrain"], labels or {}, chance["limit"]) for key, group in cells.items()
+        ],
+        "noise_floor": chance["floor"],
     }
     if noise:
-        record |= {"noise_floor": mean_over([each["floor"] for each in noise]), "noise_ellipse": noise[0]["ellipse"]}
+        record |= {"noise_limit": chance["limit"], "noise_models": chance["models"], "noise_ellipse": chance["ellipse"]}
     return record
 
 
 def method_record(
-    key: str, group: Sequence[Any], retrained: Sequence[Mapping[str, float]], labels: Mapping[str, str]
+    key: str,
+    group: Sequence[Any],
+    retrained: Sequence[Any],
+    labels: Mapping[str, str],
+    limit: Mapping[str, float],
 ) -> dict:
-    """One row of the table: means and spreads over seeds, gaps to retrain, costs, settings, warnings."""
-    rows = [cell.values | timing(cell.outcome) | average_distance(cell) for cell in group]
+    """One row of the table: means and spreads over seeds, gaps to retrain, costs, settings, warnings.
+
+    Seeds at which the method diverged have no numbers; the means are over the others, and the row says so.
+    """
+    pairs = [(cell, reference) for cell, reference in zip(group, retrained, strict=True) if cell.values]
+    finite = [cell for cell, _ in pairs]
+    references = [reference.values for _, reference in pairs]
+    rows = [cell.values | timing(cell.outcome) for cell in finite]
     warnings = sorted({text for cell in group for text in cell.outcome.warnings})
-    warnings += collapse_warnings([cell.values for cell in group], retrained)
-    return {
+    warnings += collapse([cell.values for cell in finite], references) if finite else []
+    method = {
         "key": key,
         "label": labels.get(key) or LABELS.get(key, key),
         "values": mean_over(rows),
         "std": {name: float(np.std([row[name] for row in rows], ddof=1)) for name in rows[0]}
         if len(rows) > 1
         else None,
-        "gap": None if group[0].gap is None else mean_over([absolute(cell.gap) for cell in group]),
+        "gap": mean_over([absolute(cell.gap) for cell in finite if cell.gap]) or None,
         "per_seed": rows,
         "compile_seconds": float(np.mean([cell.outcome.compile_seconds for cell in group])),
         "run_seconds": float(np.mean([timing(cell.outcome)["seconds"] for cell in group])),
         "settings": {name: described(value) for name, value in group[0].outcome.settings.items()},
         "density": group[0].outcome.facts.get("density", {}).get("total"),
+        "collapsed": any(text.startswith("Collapsed:") for text in warnings),
         "warnings": warnings,
     }
+    if key != "retrain" and finite:
+        method["larger_than_noise"] = larger_than_noise([cell.values for cell in finite], references, limit)
+        method["interval"] = intervals(finite, [reference for _, reference in pairs])
+    return method
+
+
+def intervals(group: Sequence[Any], retrained: Sequence[Any]) -> dict[str, list[float]]:
+    """95 % paired bootstrap intervals of the signed gaps of accuracies and membership: rows drawn together, and seeds."""
+    outcomes = [(row_outcomes(cell.cache), row_outcomes(reference.cache)) for cell, reference in zip(group, retrained)]
+    found = {}
+    for name in outcomes[0][0]:
+        pairs = [(100.0 * ours[name], 100.0 * theirs[name]) for ours, theirs in outcomes]
+        found[name] = list(map(float, paired_gap_interval(jax.random.key(0), *map(list, zip(*pairs)))))
+    return found
 
 
 def timing(outcome: Any) -> dict[str, float]:
@@ -120,30 +156,14 @@ def timing(outcome: Any) -> dict[str, float]:
     return {"seconds": outcome.prepare_seconds + outcome.run_seconds}
 
 
-def average_distance(cell: Any) -> dict[str, float]:
-    """Avg. D of one seed; 0 for the reference itself."""
-    return {"AvgD": 0.0 if cell.gap is None else cell.gap["AvgD"]}
-
-
-def collapse_warnings(values: Sequence[Mapping], retrained: Sequence[Mapping]) -> list[str]:
-    """Say in words when a method destroyed what it should keep."""
-    drop = float(np.mean([reference["RA"] - value["RA"] for value, reference in zip(values, retrained, strict=True)]))
-    return [f"Collapsed: remain accuracy is {drop:.1f} points below retraining."] if drop > 5 else []
-
-
-def noise_of(cell: Any) -> dict[str, float]:
-    """Distances of a second retrained network to the first."""
-    return absolute(cell.gap) | {key: cell.values[key] for key in ("KL", "JS")}
-
-
 def absolute(gap: Mapping[str, float]) -> dict[str, float]:
     """Sizes of the gaps."""
     return {key: abs(value) for key, value in gap.items()}
 
 
-def mean_over(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over seeds, key by key."""
-    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+def mean_over(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean over seeds, key by key; empty for no seeds."""
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} if rows else {}
 
 
 def described(value: Any) -> Any:

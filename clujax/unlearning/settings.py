@@ -1,5 +1,6 @@
 """Names in a config become functions here, once, and rows become the cases that a request is carried out on."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -44,33 +45,67 @@ METHODS = {
 MODELS = {"mlp": models.mlp, "cnn": models.cnn, "resnet": models.resnet, "vit": models.vit}
 SCHEDULES = {name: getattr(schedules, name) for name in ("constant", "cosine", "linear", "quadratic")}
 OBJECTIVES = {"adaptive_ascent": adaptive_ascent, "random_relabel": random_relabel}
+RIDGES = {"published": methods.published_ridge}
 AUGMENTS = {"none": None, "crop_flip": data.crop_flip}
 
 
-def methods_for(config: ConfigDict, request: ConfigDict) -> dict[str, Method]:
-    """The methods to compare on one request; `request.override.<name>` replaces settings of `methods.<name>`."""
+def methods_for(config: ConfigDict, request: ConfigDict) -> dict[str, Method | dict[str, Method]]:
+    """The methods to compare on one request; `request.override.<name>` replaces settings of `methods.<name>`.
+
+    A method with a section `sweep` (`{"learning_rate": (0.01, 0.03)}`) is a choice among candidates, by what they set.
+    """
     override = request.get("override", {})
-    found = {}
-    for name in config.compare:
+    found: dict[str, Method | dict[str, Method]] = {}
+    for name in (*config.compare, *request.get("also", ())):
         values = lookup(config.methods, name, "compare").to_dict() | dict(override.get(name, {}))
-        kind = lookup(METHODS, values.pop("method", name), f"methods.{name}.method")
-        if "schedule" in values:
-            values["schedule"] = lookup(SCHEDULES, values["schedule"], f"methods.{name}.schedule")
+        swept = values.pop("sweep", {})
         try:
-            if "objective" in values:
-                objective = dict(values["objective"])
-                kind_of = lookup(OBJECTIVES, objective.pop("name"), f"methods.{name}.objective.name")
-                values["objective"] = kind_of(**objective)
-            found[name] = kind(**values)
+            if swept:
+                found[name] = {
+                    ", ".join(f"{key} {value}" for key, value in zip(swept, chosen)): build_method(
+                        name, values | dict(zip(swept, chosen))
+                    )
+                    for chosen in itertools.product(*swept.values())
+                }
+            else:
+                found[name] = build_method(name, values)
+        except ConfigError:
+            raise
         except (TypeError, ValueError) as error:
             raise ConfigError(f"methods.{name}: {error}") from error
-    if "retrain" not in found:
+    if not isinstance(found.get("retrain"), Method):
         raise ConfigError("compare lacks 'retrain': every number is read against the retrained network. Add it.")
     if config.evidence.method not in found:
         raise ConfigError(
             f"evidence.method is {config.evidence.method!r}; expected one of compare: {', '.join(found)}."
         )
+    if any(isinstance(method, dict) for method in found.values()) and not config.data.get("validation_rows"):
+        raise ConfigError("a sweep chooses on validation rows: set data.validation_rows, or remove methods.*.sweep.")
     return found
+
+
+def build_method(name: str, settings: Mapping[str, Any]) -> Method:
+    """One method from its section of a config; `method` says which, where the section's name does not.
+
+    Raises:
+      ConfigError: a name that is none.
+      TypeError, ValueError: settings that the method refuses.
+    """
+    values = dict(settings)
+    kind = values.pop("method", name)
+    if kind == "rum":
+        parts = [part and build_method(part["method"], part) for part in values.pop("parts", ())]
+        return methods.rum(parts=parts, **values)
+    make = lookup(METHODS, kind, f"methods.{name}.method")
+    if "schedule" in values:
+        values["schedule"] = lookup(SCHEDULES, values["schedule"], f"methods.{name}.schedule")
+    if callable(RIDGES.get(values.get("ridge"))):
+        values["ridge"] = RIDGES[values["ridge"]]
+    if "objective" in values:
+        objective = dict(values["objective"])
+        kind_of = lookup(OBJECTIVES, objective.pop("name"), f"methods.{name}.objective.name")
+        values["objective"] = kind_of(**objective)
+    return make(**values)
 
 
 def lookup(table: Mapping[str, Any] | ConfigDict, name: str, where: str) -> Any:
