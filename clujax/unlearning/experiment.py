@@ -16,6 +16,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from clujax import configuration, data, training
 from clujax.unlearning import cells, evidence, results
+from clujax.unlearning.cases import Case, case_for, take_rows
 from clujax.unlearning.cells import Cell
 from clujax.unlearning.decomposition import parts_probe
 from clujax.unlearning.method import Outcome, execute, unlearn
@@ -24,13 +25,10 @@ from clujax.unlearning.plans import train_on
 from clujax.unlearning.request import Request
 from clujax.unlearning.settings import (
     AUGMENTS,
-    Case,
     build_classifier,
-    case_for,
     lookup,
     methods_for,
     select_rows,
-    take_rows,
 )
 
 
