@@ -5,12 +5,16 @@ from clujax.data.batches import padded, resident
 from clujax.data.packages import emoji_names
 from clujax.data.pipeline import Columns, pipeline
 from clujax.data.prepared import PreparedRows, prepare
+from clujax.data.published_splits import CIFAR100_COARSE, PUBLISHED, kit_halves
 from clujax.data.resolve import KNOWN, load
 from clujax.data.source import Dataset, Source
-from clujax.data.split import Split, check_split, make_split
+from clujax.data.split import SCENARIOS, Split, check_split, finish_split, make_split
 
 __all__ = [
+    "CIFAR100_COARSE",
     "KNOWN",
+    "PUBLISHED",
+    "SCENARIOS",
     "Columns",
     "Dataset",
     "PreparedRows",
@@ -19,6 +23,8 @@ __all__ = [
     "check_split",
     "crop_flip",
     "emoji_names",
+    "finish_split",
+    "kit_halves",
     "load",
     "make_split",
     "padded",

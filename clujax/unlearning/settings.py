@@ -1,8 +1,8 @@
-"""Names in a config become functions here, once, and rows become the cases that a request is carried out on."""
+"""Names in a config become functions here, once, and a data set becomes the rows of a run."""
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from clujax import data, models
 from clujax.errors import ConfigError
 from clujax.unlearning import methods, schedules
+from clujax.unlearning.cases import take_rows
 from clujax.unlearning.losses import adaptive_ascent, random_relabel
 from clujax.unlearning.method import Method
 
@@ -113,34 +114,6 @@ def lookup(table: Mapping[str, Any] | ConfigDict, name: str, where: str) -> Any:
     if name not in table:
         raise ConfigError(f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.")
     return table[name]
-
-
-class Case(NamedTuple):
-    """One request on one seed: which rows go, and the rows and classes as that request has them.
-
-    Attributes:
-      split: row numbers to forget and to keep.
-      train, test: columns; labels and inputs as the original network is trained on them.
-      num_classes: C of this case.
-      own_network: whether the original network must be trained for this request alone.
-    """
-
-    split: data.Split
-    train: Mapping[str, Any]
-    test: Mapping[str, Any]
-    num_classes: int
-    own_network: bool = False
-
-
-def case_for(request: ConfigDict, train: Mapping, test: Mapping, num_classes: int, seed: int) -> Case:
-    """The rows of one request, drawn with the run's seed."""
-    chosen = {key: value for key, value in request.items() if key not in ("override", "label")}
-    return Case(data.make_split(train["y"], seed=seed, **chosen), train, test, num_classes)
-
-
-def take_rows(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
-    """The chosen rows of every column."""
-    return {name: column[rows] for name, column in columns.items()}
 
 
 def select_rows(dataset: data.Dataset, settings: ConfigDict):
