@@ -44,7 +44,7 @@ def case_for(request: ConfigDict | Mapping, train: Mapping, test: Mapping, num_c
     """The rows of one request, drawn with the run's seed.
 
     Args:
-      request: `scenario` and its options as `clujax.data.make_split` takes them; `label`, `also` and `override` are for others.
+      request: `scenario` and its options as `clujax.data.make_split` takes them; `label`, `also`, `override` are not.
         `scores` and `groups` may be the name of a training column, or an array or an .npy file of one entry per raw row;
         `coarse_map` may be "cifar100"; a poisoned request may have `trigger`, options of `stamp`. The scenario "official"
         takes `name`, one of `clujax.data.PUBLISHED`, and that function's options (`rows` may be an .npy file); it is the

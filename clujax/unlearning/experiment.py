@@ -1,6 +1,7 @@
 """One unlearning run: pretrain, request, adapt, evaluate. With `settings`, the only file of this room that reads a config."""
 
 import json
+import math
 import pathlib
 import shlex
 import sys
@@ -154,7 +155,7 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
         augment=run.augment,
         mesh=run.mesh,
         initial=original.initial,
-        validation=run.validation,
+        validation=case.extra.get("validation", run.validation),
     )
     rows = evaluated_rows(case, forget, remain)
     place, digest = run.workdir / "stages" / f"seed{seed}" / name, configuration.digest(run.config)
@@ -176,7 +177,7 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
     def measured(outcome, reference):
         cache = predictions(original.classifier, outcome.params, outcome.stats, rows)
         values = evaluate(cache, reference and reference.cache, untrained=untrained, facts=case.facts)
-        values["Moved"] = float(parameter_distance(outcome.params, request.params))
+        values["Moved"] = float(parameter_distance(*jax.device_get((outcome.params, request.params))))
         values |= summary(values, reference.values if reference else values)
         gap = reference and gaps(values, reference.values)
         return Cell(values, gap, outcome, cache)
@@ -223,7 +224,8 @@ def chosen(run, name, method_name, candidates, request, retrained, key) -> Metho
     file = run.workdir / "stages" / f"{name}_{method_name}_choice.json"
     if not file.exists():
         found = sweep(candidates, request, retrained(), key=key)
-        training.workdir.write_json(file, {"best": found.best, "gaps": found.table})
+        gaps_of = {trial.name: trial.gap if math.isfinite(trial.gap) else trial.reason for trial in found.table}
+        training.workdir.write_json(file, {"best": found.best, "gaps": gaps_of})
     return candidates[json.loads(file.read_text())["best"]]
 
 
@@ -242,14 +244,15 @@ def retrain_noise(run, request, case, rows, reference, file, key, digest) -> dic
             return record
     recipe = {name: value for name, value in run.config.methods.retrain.to_dict().items() if name != "method"}
     keep = np.isin(np.arange(len(case.train["y"])), case.split.remain)
-    models = run.config.noise.models
+    models, devices = run.config.noise.models, jax.device_count()
+    mesh = training.make_mesh((("ensemble", -1),)) if devices > 1 and models % devices == 0 else None
     ensemble = train_ensemble(
         request.classifier,
         case.train,
         np.tile(keep, (models, 1)),
         jax.random.split(key, models),
         augment=run.augment,
-        mesh=run.mesh,
+        mesh=mesh,
         progress=run.progress,
         **recipe,
     )
@@ -278,7 +281,7 @@ def evaluated_rows(case: Case, forget, remain) -> dict[str, Mapping[str, Any]]:
         "remain": remain,
         "unseen": take_rows(case.test, ~gone),
         "unseen_forget": take_rows(case.test, gone),
-        **case.extra,
+        **{name: part for name, part in case.extra.items() if name != "validation"},
     }
 
 

@@ -268,7 +268,7 @@ def summary(values: Mapping[str, float], reference: Mapping[str, float]) -> dict
     if "SVC" in values and "SVC" in reference:
         found["AvgGap"] = mean((*AVERAGED[:3], "SVC"))
     if "AUC" in values and "AUC" in reference and reference["AUC"] < 1:
-        found["PrivLeak"] = attacks.priv_leak(values["AUC"], reference["AUC"])
+        found["PrivLeak"] = float(attacks.priv_leak(values["AUC"], reference["AUC"]))
     return found
 
 

@@ -89,6 +89,7 @@ def request_record(
         "num_forget": len(case.split.forget),
         "num_remain": len(case.split.remain),
         "num_test": len(case.test["y"]),
+        "facts": dict(case.facts),
         "metrics": [metric._asdict() for metric in METRICS],
         "reference": "retrain",
         "focus": focus,
@@ -146,8 +147,9 @@ def intervals(group: Sequence[Any], retrained: Sequence[Any]) -> dict[str, list[
     outcomes = [(row_outcomes(cell.cache), row_outcomes(reference.cache)) for cell, reference in zip(group, retrained)]
     found = {}
     for name in outcomes[0][0]:
-        pairs = [(100.0 * ours[name], 100.0 * theirs[name]) for ours, theirs in outcomes]
-        found[name] = list(map(float, paired_gap_interval(jax.random.key(0), *map(list, zip(*pairs)))))
+        ours, theirs = (100.0 * np.stack([side[i][name] for side in outcomes]) for i in range(2))
+        interval = paired_gap_interval(jax.random.key(0), ours, theirs, same_rows=name in ("TA", "FA_test"))
+        found[name] = [interval.low, interval.high]
     return found
 
 
