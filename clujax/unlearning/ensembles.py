@@ -221,7 +221,20 @@ def _cosine_sgd(rate, steps, momentum, weight_decay):
 def _member_batches(keys, keep, batch_size):
     """`indices(step)`: row numbers `[M, B]` from each member's own endless stream of epochs."""
     counts = keep.sum(1)[:, None]
+    filled = np.arange(counts.max()) < counts
     orders: dict[int, np.ndarray] = {}
+    ahead: dict[int, jax.Array] = {}
+
+    def order(epoch):
+        """Each member's kept rows in the order of an epoch; the next epoch's is dispatched to be drawn meanwhile."""
+        if epoch not in orders:
+            drawn = ahead.pop(epoch, None)
+            drawn = np.asarray(_permutations(keys, epoch, keep.shape[1]) if drawn is None else drawn)
+            ahead.clear()
+            ahead[epoch + 1] = _permutations(keys, epoch + 1, keep.shape[1])
+            orders[epoch] = np.zeros(filled.shape, np.int32)
+            orders[epoch][filled] = drawn[np.take_along_axis(keep, drawn, 1)]
+        return orders[epoch]
 
     def indices(step):
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -229,25 +242,17 @@ def _member_batches(keys, keep, batch_size):
         for old in [epoch for epoch in orders if epoch < epochs.min()]:
             del orders[old]
         found = np.empty(epochs.shape, np.int32)
-        for epoch in np.unique(epochs):
-            if epoch not in orders:
-                orders[epoch] = np.asarray(_orders(keys, keep, epoch, int(counts.max())))
+        for epoch in np.unique(epochs).tolist():
             where = epochs == epoch
-            found[where] = orders[epoch][np.nonzero(where)[0], offsets[where]]
+            found[where] = order(epoch)[np.nonzero(where)[0], offsets[where]]
         return found
 
     return indices
 
 
-@partial(jax.jit, static_argnames="most")
-def _orders(keys, keep, epoch, most):
-    """Each member's permutation of an epoch, its kept rows first, cut to the most that any member keeps."""
-
-    def one(key, kept):
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), kept.size)
-        return order[jnp.argsort(~kept[order], stable=True)][:most]
-
-    return jax.vmap(one)(keys, keep)
+@partial(jax.jit, static_argnames="count")
+def _permutations(keys, epoch, count):
+    return jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), count))(keys)
 
 
 def ensemble_logits(
