@@ -20,7 +20,7 @@ _CAPTIONS = {
     "retrained models are from each other: inside it, a gap cannot be told from chance. The axis is linear near zero "
     "and logarithmic beyond.",
     "heatmap": "How far each method ends from a model retrained without the data, metric by metric; the nearest method "
-    "on top. White cells cannot be told from chance; each darker shade is twice as far.",
+    "on top. White cells are no larger than the noise floor; each darker shade is twice as far.",
     "tradeoff": "What a method keeps (to the right: it works better) against what an attack says of the forgotten rows. "
     "The aim is the green ellipse, where retrained networks lie by chance: above it rows are remembered, below it they "
     "stand out as forgotten. Methods far away stand at the border with their values.",

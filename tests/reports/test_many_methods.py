@@ -45,12 +45,24 @@ def test_every_method_is_named_in_every_figure_and_inside_it(many, name):
     apart = {"heatmap": ["retrain"], "cost": ["original"]}.get(name, [])
     assert [row[1] for row in RIVALS if row[0] not in apart and row[1] not in words] == []
     assert words.count("×") == 3
-    box = figure.get_tightbbox(renderer)
-    width, height = figure.get_size_inches()
-    assert box.x0 > -0.02
+    _assert_inside(figure, renderer)
+
+
+def _assert_inside(figure, renderer):
+    box, (width, height) = figure.get_tightbbox(renderer), figure.get_size_inches()
+    assert min(box.x0, box.y0) > -0.02
     assert box.x1 < width + 0.02
-    assert box.y0 > -0.02
     assert box.y1 < height + 0.02
+
+
+def test_few_methods_stay_inside_a_narrow_figure():
+    rivals = [row for row in RIVALS if row[0] in ("original", "retrain", "gradient_ascent", "salun", "muso", "sfron")]
+    whole = benchmark(rivals=rivals)
+    drawn = figures.draw(whole, whole["requests"][0], _scores(rivals=rivals))
+    drawn["heatmap"] = figures.gap_heatmap(whole["requests"][0])
+    assert drawn["tradeoff"].get_size_inches()[0] == figures.WIDTH
+    for figure in drawn.values():
+        _assert_inside(figure, _drawn(figure))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -111,11 +111,7 @@ def _floor(axes: Any, below: int, metrics: Sequence[Any], floor: Mapping[str, fl
 
 
 def _key(measured: np.ndarray, methods: Sequence[Mapping[str, Any]]) -> str:
-    parts = ["size of the gap in noise floors; white: no larger than two retrained models differ"] * bool(
-        measured.any()
-    )
-    if not measured.all():
-        parts.append(
-            "† size in median gaps of the column" if measured.any() else "size of the gap in medians of its column"
-        )
-    return "; ".join(parts + ["×: collapsed"] * any(map(compare.collapsed, methods)))
+    unit = "noise floors" if measured.any() else "median gaps of its column"
+    other = " (†: in median gaps of the column)" if measured.any() and not measured.all() else ""
+    tail = "; ×: collapsed" if any(map(compare.collapsed, methods)) else ""
+    return f"size of the gap in {unit}{other}; white: at most one{tail}"

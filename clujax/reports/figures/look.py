@@ -101,8 +101,10 @@ def title(figure: Figure, text: str) -> None:
 def legend(figure: Figure, axes: Any, columns: int) -> None:
     """One legend below all panels."""
     handles, labels = axes.get_legend_handles_labels()
-    most = 3 if figure.get_size_inches()[0] <= WIDTH else 6
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, most), frameon=False, fontsize=9.5)
+    narrow = figure.get_size_inches()[0] <= WIDTH
+    long = narrow and sum(map(len, labels)) > 50
+    columns, size = min(columns, 2 if long else 3 if narrow else 6), 8.5 if long else 9.5
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
 
 
 def names(evidence: Mapping[str, Any], count: int) -> list[str]:

@@ -38,7 +38,8 @@ def tradeoff(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
     figure = Figure(figsize=(look.WIDE, 6.6) if many else (look.WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
     _chance(axes, cloud)
-    core = np.array([p for each, p in zip(methods, points) if each["key"] == request["reference"]] + _extent(cloud))
+    fixed = (request["reference"], "original")
+    core = np.array([p for each, p in zip(methods, points) if each["key"] in fixed] + _extent(cloud))
     low, high = _window(points[[not compare.collapsed(each) for each in methods]], core.reshape(-1, 2))
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     shown = np.clip(points, low + 0.012 * (high - low), high - 0.012 * (high - low))
@@ -49,7 +50,7 @@ def tradeoff(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
     axes.set_xlabel(f"{axis[0]['label']}, {keys[0]} ({axis[0]['unit']})".replace(" ()", ""), fontsize=9.5)
     axes.set_ylabel(f"{axis[1]['label']}, {keys[1]} ({axis[1]['unit']})".replace(" ()", ""), fontsize=9.5)
     _legend(figure, axes, methods, cloud, bool(away.any()))
-    look.title(figure, f"What is kept and what is given away ({look.count(seeds)})")
+    look.title(figure, f"Kept and given away ({look.count(seeds)})")
     texts = [
         axes.text(*spot, _name(method, axis, point, out), fontsize=8.5 if many else 8, ha="center", va="center")
         for method, point, spot, out in zip(methods, points, shown, away)
@@ -94,7 +95,9 @@ def _extent(cloud: Mapping[str, Any]) -> list[np.ndarray]:
 def _window(points: np.ndarray, core: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Corners that hold all of `core`, and of `points` those that do not lie far from the middle half."""
     first, third = np.percentile(points if len(points) else core, (25, 75), axis=0)
-    fence = np.where(third > first, 2.0 * (third - first), np.inf)
+    # A few points make poor quartiles: more of them is shown.
+    reach = 2.0 if len(points) > 12 else 3.0
+    fence = np.where(third > first, reach * (third - first), np.inf)
     inside = np.where((points >= first - fence) & (points <= third + fence), points, np.nan)
     both = np.concatenate([inside, core])
     low, high = np.nanmin(both, axis=0), np.nanmax(both, axis=0)
