@@ -38,7 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "run":
             return run(arguments.config, arguments.workdir, overrides)
         if arguments.command == "report":
-            return report(arguments.workdirs, markdown=arguments.markdown)
+            return report(
+                arguments.workdirs,
+                markdown=arguments.markdown,
+                full=arguments.full,
+                leaderboard=arguments.leaderboard,
+            )
         if arguments.command == "list":
             return list_configs(arguments.under)
         return doctor()
@@ -79,22 +84,36 @@ def run(config_path: str, workdir: str, overrides: Sequence[str] = ()) -> int:
     return 0
 
 
-def report(workdirs: Sequence[str], *, markdown: bool = False) -> int:
-    """Rebuild figures and `report.html` of each run from its result files, and print their tables (merged)."""
+def report(
+    workdirs: Sequence[str], *, markdown: bool = False, full: bool = False, leaderboard: str | None = None
+) -> int:
+    """Rebuild figures and `report.html` of each run from its result files, and print their tables (merged).
+
+    Args:
+        workdirs: directories of finished runs.
+        markdown: print the tables as Markdown.
+        full: tables with all metrics instead of the headline.
+        leaderboard: write one page here that ranks the methods of all runs, and print its path instead of the tables.
+    """
     from rich.console import Console
 
     from clujax import reports
 
     runs = [reports.read(workdir) for workdir in workdirs]
+    # First, since runs that cannot be compared should be refused before any figure is drawn.
+    ranking = reports.leaderboard(runs, leaderboard) if leaderboard else None
     pages = [reports.build(each) for each in runs]
     if markdown:
-        print(reports.markdown(runs))
+        print(reports.markdown(runs, full=full))
         return 0
     console = Console()
-    for table in reports.tables(runs, width=console.width):
-        console.print(table)
+    if ranking is None:
+        for table in reports.tables(runs, width=console.width, full=full):
+            console.print(table)
     for page in pages:
         console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    if ranking:
+        console.print(f"leaderboard: {ranking}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -201,6 +220,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     reporting.add_argument("workdirs", metavar="DIR", nargs="+", help="a directory that a run has finished in")
     reporting.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    reporting.add_argument("--full", action="store_true", help="tables with all metrics, not the headline only")
+    reporting.add_argument(
+        "--leaderboard", metavar="PATH", help="rank the methods of all runs on one page, .html or .md"
+    )
     listing = commands.add_parser("list", help="the configs that are here", allow_abbrev=False)
     listing.add_argument("--under", metavar="DIR", default="configs", help="folder to look in (default: configs)")
     commands.add_parser("doctor", help="versions, devices, and data found or how to get it", allow_abbrev=False)

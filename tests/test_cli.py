@@ -130,6 +130,57 @@ def test_report_merges_runs_and_prints_markdown(tmp_path, capsys):
     assert all((tmp_path / name / "report.html").is_file() for name in "ab")
 
 
+def test_report_writes_a_leaderboard_beside_the_reports(tmp_path, capsys):
+    sample = _sample()
+    whole = sample.benchmark(rivals=sample.RIVALS[:2] + sample.RIVALS[-1:])
+    whole["requests"] = whole["requests"][:1]
+    runs = [str(sample.write_run(tmp_path / name, whole)) for name in ("a", "b")]
+    page = tmp_path / "board.html"
+    assert cli.main(["report", *runs, "--leaderboard", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert f"leaderboard: {page}" in printed
+    assert "(+1.3)" not in printed  # the page instead of the tables
+    assert "SFR-on" in page.read_text()
+    assert (tmp_path / "b" / "report.html").is_file()
+
+
+def test_markdown_shows_all_metrics_when_asked(tmp_path, capsys):
+    sample = _sample()
+    whole = sample.benchmark(rivals=sample.RIVALS[:3])
+    whole["requests"] = whole["requests"][:1]
+    run = str(sample.write_run(tmp_path / "a", whole))
+    assert cli.main(["report", run, "--markdown"]) == 0
+    assert "ZRF" not in capsys.readouterr().out
+    assert cli.main(["report", run, "--markdown", "--full"]) == 0
+    assert "ZRF" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "page", "words"),
+    [
+        ("aa", "board.html", "given twice"),
+        ("ab", "board.pdf", ".html or .md"),
+        ("ab", "none/board.html", "no directory"),
+        ("ac", "board.html", "different metrics (KL)"),
+    ],
+)
+def test_a_leaderboard_that_cannot_be_is_one_message_and_no_page(tmp_path, capsys, names, page, words):
+    sample = _sample()
+    for name in "abc":
+        whole = sample.result()
+        if name == "c":
+            whole["requests"][0]["metrics"][5]["unit"] = "bits"
+        sample.write_run(tmp_path / name, whole)
+    runs = [str(tmp_path / name) for name in names]
+    assert cli.main(["report", *runs, "--leaderboard", str(tmp_path / page)]) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.startswith("clujax report: ")
+    assert message.count("\n") == 1
+    assert not (tmp_path / page).exists()
+    assert not list(tmp_path.rglob("report.html"))
+
+
 def test_report_of_an_unfinished_run_says_so(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "has not finished" in capsys.readouterr().err

@@ -1,9 +1,10 @@
 """Tables and pictures from the files that a run leaves; nothing here computes a result.
 
 `read(dir)` loads them, `build(run)` draws `figures/*.png` and `report.html`, `tables(runs)` are for a terminal and
-`markdown(runs)` for a document. A system's `experiment.py` writes two kinds of file, and this is their contract.
+`markdown(runs)` for a document, `leaderboard(runs, path)` ranks the methods of several runs on one page. A system's
+`experiment.py` writes two kinds of file, and this is their contract.
 
-**result.json**, one per run (JSON; a key marked ? may be absent or null)::
+**result.json**, one per run (JSON; a key marked ? may be absent or null, a key not named here is passed over)::
 
     {"title": "Forget on request: MNIST", "command": "clujax run ...", "config_digest": "0f3a...",
      "created": "2026-11-24T11:00:00+00:00", "versions": {"jax": "0.10.2"}, "device": "cpu x 2",
@@ -17,12 +18,26 @@
         "metrics": [{"key": "FA", "label": "Forget accuracy", "unit": "%",
                      "direction": "closer to retrain" | "lower" | "higher",
                      "ideal": "retrain" | number,   a number: the value is itself the distance, no gap needed
-                     "explain": "Share of forgotten rows still classified correctly."}],
+                     "explain": "Share of forgotten rows still classified correctly.",
+                     "group"?: "utility" | "privacy" | "output" | "cost",   a cost is no distance to anything
+                     "headline"?: true}],           shown first; where no metric has it, all are
         "methods": [{"key": "sfron", "label": "SFR-on", "values": {"FA": 89.1, ...}, "std"?: {"FA": 0.4, ...},
                      "gap"?: {"FA": 1.9, ...},           distance to the reference, mean over seeds
+                     "interval"?: {"FA": [0.8, 3.0], "AvgD": [0.9, 1.6], ...},   95 % interval of the signed gap (of
+                                                         the value, for a metric that is a distance itself)
+                     "larger_than_noise"?: ["FA", ...],  metrics whose gap exceeds what retraining varies by; [] for none
+                     "collapsed"?: true,                 it destroyed what it should keep; the sentence is a warning that
+                                                         begins "Collapsed:", which without this key tells it too
                      "compile_seconds"?: 2.1, "run_seconds"?: 7.9, "settings"?: {...}, "warnings"?: ["..."],
                      "density"?: 0.42}],                 share of weights the mask lets move
-        "noise_floor"?: {"FA": 0.6, ...}}]}              distance between two retrained models, in the metric's unit
+        "noise_floor"?: {"FA": 0.6, ...},              mean distance between two retrained models, in the metric's unit
+        "noise_models"?: 20,                           retrained networks behind the floor
+        "noise_ellipse"?: {"x": "TA", "y": "MIA",      the plane of the trade-off figure (these two without this key)
+                           "centre": [x, y], "axes": [[dx, dy], [dx, dy]],     half axes of two standard deviations
+                           "points": [[x, y], ...]}}]}                         the retrained networks
+
+The metric "AvgD" (mean distance over metrics) orders methods in figures and on the leaderboard; "MIA", the share of
+forgotten rows that an attack takes for training data, is told of in words.
 
 **evidence_<i>.npz**, one per request, counted from 0. Each group may be left out; its figure is then left out too.
 M models, C classes, accuracies in %. A `*_models` array holds method keys of result.json::
@@ -39,6 +54,8 @@ M models, C classes, accuracies in %. A `*_models` array holds method keys of re
     membership_remain           [M, n_r]
     membership_test             [M, n_t]
     membership_called_member    [M]         optional: % of forgotten rows that the attack calls members
+    scores_models               [M] str     every method of the request, with
+    scores_forget               [M, n_f]    the score (by `membership_score`, else prediction entropy) of forgotten rows
     images                      [k, H, W, 1 or 3]   uint8, or float in [0, 1] when coloured
     labels                      [k] int
     image_index                 [k] int     optional row ids
@@ -53,13 +70,18 @@ M models, C classes, accuracies in %. A `*_models` array holds method keys of re
     mask_density                [L]         share of the leaf that the mask lets move, in [0, 1]
 """
 
+from clujax.reports.board_page import leaderboard
 from clujax.reports.build import build
 from clujax.reports.figures import (
     belief_grid,
     class_accuracy,
+    cost_chart,
     gap_chart,
+    gap_heatmap,
     mask_density,
     membership_evidence,
+    score_distributions,
+    tradeoff,
     trajectory,
 )
 from clujax.reports.html import page
@@ -72,12 +94,17 @@ __all__ = [
     "build",
     "check",
     "class_accuracy",
+    "cost_chart",
     "gap_chart",
+    "gap_heatmap",
+    "leaderboard",
     "markdown",
     "mask_density",
     "membership_evidence",
     "page",
     "read",
+    "score_distributions",
     "tables",
+    "tradeoff",
     "trajectory",
 ]

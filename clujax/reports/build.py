@@ -31,15 +31,15 @@ def build(run: Run | str | pathlib.Path) -> pathlib.Path:
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=figures.DPI, metadata={"Software": None})
             drawn[name] = buffer.getvalue()
-            _replace(folder / f"{i}_{name}.png", drawn[name])
+            replace(folder / f"{i}_{name}.png", drawn[name])
         pictures.append(drawn)
     page = run.path / "report.html"
-    _replace(page, html.page(run, pictures).encode())
+    replace(page, html.page(run, pictures).encode())
     return page
 
 
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    # Written beside and renamed, so that a full disk or a kill leaves the old file or the new one.
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """Write a file beside its place and rename it, so that a full disk or a kill leaves the old one or the new one."""
     beside = path.with_name(f".{path.name}.part")
     try:
         beside.write_bytes(content)

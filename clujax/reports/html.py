@@ -7,14 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clujax.reports import results
+from clujax.reports.figures import DPI, WIDTH
 from clujax.reports.results import Run
 from clujax.reports.style import CSS
-from clujax.reports.tables import Grid, grids, legend
+from clujax.reports.tables import Cell, Grid, grid, legend, starred
+from clujax.reports.verdict import verdict
+
+__all__ = ["document", "escape", "page", "table", "verdict"]
 
 _CAPTIONS = {
     "gaps": "How far each method ends from a model retrained without the data. The grey band is as far as two "
     "retrained models are from each other: inside it, a gap cannot be told from chance. The axis is linear near zero "
     "and logarithmic beyond.",
+    "heatmap": "How far each method ends from a model retrained without the data, metric by metric; the nearest method "
+    "on top. White cells are no larger than the noise floor; each darker shade is twice as far.",
+    "tradeoff": "What a method keeps (to the right: it works better) against what an attack says of the forgotten rows. "
+    "The aim is the green ellipse, where retrained networks lie by chance: above it rows are remembered, below it they "
+    "stand out as forgotten. Methods far away stand at the border with their values.",
+    "cost": "Seconds of preparing and running each method, and of compiling it once. Unlearning is worth its trouble "
+    "left of the dashed line.",
+    "scores": "The score of the forgotten rows, for every method. A strip that lies in the green band looks retrained; "
+    "to its left the network is still too sure of the rows, to its right more unsure than if it had never seen them.",
     "class_accuracy": "Accuracy by class. A request was carried out well where the unlearned model lies on the "
     "retrained one; elsewhere it forgot too little, or too much.",
     "membership": "The score that a membership attack reads. Rows that a model was trained on differ from rows it "
@@ -37,110 +50,120 @@ def page(run: Run, pictures: Sequence[Mapping[str, bytes]]) -> str:
     """
     result = run.result
     sections = []
-    for i, (request, grid) in enumerate(zip(result["requests"], grids([run]))):
-        sections.append(_request(request, grid, pictures[i] if i < len(pictures) else {}))
-    title, when = _escape(result["title"]), _escape(str(result.get("created", ""))[:16].replace("T", " "))
-    summary = f"<p>{_escape(result['summary'])}</p>" if result.get("summary") else ""
+    for i, request in enumerate(result["requests"]):
+        sections.append(_request(run, request, pictures[i] if i < len(pictures) else {}))
+    title, when = escape(result["title"]), escape(str(result.get("created", ""))[:16].replace("T", " "))
+    summary = f"<p>{escape(result['summary'])}</p>" if result.get("summary") else ""
     verdicts = "".join(
-        f'<div class="verdict"><p><strong>{_escape(results.title(request))}</strong></p>'
-        + "".join(f"<p>{_escape(sentence)}</p>" for sentence in verdict(request))
+        f'<div class="verdict"><p><strong>{escape(results.title(request))}</strong></p>'
+        + "".join(f"<p>{escape(sentence)}</p>" for sentence in verdict(request))
         + "</div>"
         for request in result["requests"]
     )
+    head = f'<h1>{title}</h1><p class="soft">{_line(result, when)}</p>{summary}{verdicts}'
+    return document(result["title"], "\n".join([head, *sections, _provenance(result)]))
+
+
+def document(title: str, body: str) -> str:
+    """A whole page around a body: any browser, any width, light or dark, nothing loaded from elsewhere."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{CSS}</style></head>\n<body><main>\n"
-        f'<h1>{title}</h1><p class="soft">{_line(result, when)}</p>{summary}{verdicts}\n'
-        + "\n".join(sections)
-        + f"\n{_provenance(result)}\n</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
     )
 
 
-def verdict(request: Mapping[str, Any]) -> list[str]:
-    """What happened, in plain sentences: the method in focus beside the original and the retrained model."""
-    ours, reference = results.focus(request), results.method(request, request["reference"])
-    if ours is None or reference is None:
-        return ["This run compares no unlearning method with a retrained model."]
-    before, floor = results.method(request, "original"), request.get("noise_floor") or {}
-    metrics = {metric["key"]: metric for metric in request["metrics"]}
-    name, sentences = ours["label"], []
-
-    def told(key: str, template: str) -> None:
-        values = [None if each is None else each["values"].get(key) for each in (ours, reference, before)]
-        if key not in metrics or values[0] is None or values[1] is None:
-            return
-        unit = f"\u00a0{metrics[key]['unit']}".rstrip()  # a number never parts from its unit
-        now, fresh, old = (f"{results.number(value, metrics[key]['unit'])}{unit}" for value in values)
-        was = f"; before: {old}" if values[2] is not None else ""
-        who = "a model retrained from scratch" if not sentences else "retrained"
-        sentences.append(f"{template.format(name=name, now=now)} ({who}: {fresh}{was}).")
-
-    told("MIA", "After {name} the attack takes {now} of the forgotten rows for training data")
-    told("FA", "The model still classifies {now} of the forgotten rows correctly")
-    told("TA", "On rows that no model has seen it is right in {now}")
-    for key, metric in metrics.items():
-        if key.lower().replace(".", "") in ("avgd", "avg_d") and (distance := ours["values"].get(key)) is not None:
-            text = f"On average it ends {results.number(distance, metric['unit'])} points from the retrained model"
-            if (noise := floor.get(key)) is not None:
-                text += f"; two retrained models differ by {results.number(noise, metric['unit'])}"
-                if distance <= noise:
-                    text += ", so it is no further than retraining itself varies"
-            text += "."
-            sentences.append(text)
-    if not sentences:
-        for metric in request["metrics"][:3]:
-            told(metric["key"], f"{metric['label']} after {{name}}: {{now}}")
-    return sentences
-
-
-def _request(request: Mapping[str, Any], grid: Grid, pictures: Mapping[str, bytes]) -> str:
+def _request(run: Run, request: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     sizes = ", ".join(
         f"{request[f'num_{part}']:,} {word}"
         for part, word in (("forget", "rows to forget"), ("remain", "remaining"), ("test", "test rows"))
         if request.get(f"num_{part}") is not None
     )
-    split = f" Split {_escape(request['split_hash'][:12])}." if request.get("split_hash") else ""
+    split = f" Split {escape(request['split_hash'][:12])}." if request.get("split_hash") else ""
+    head, whole = (grid([(run, request)], full=full) for full in (False, True))
+    every = f"<details><summary>All {len(whole.columns)} columns</summary>{table(whole)}</details>"
+    return (
+        f'<section><h2>{escape(results.title(request))}</h2><p class="soft">{escape(sizes)}.{split}</p>'
+        f'{table(head)}<p class="soft">{escape(legend(head))}</p>{every * (head.columns != whole.columns)}'
+        f"{_warnings(head)}{_remarks(head)}{_explained(request)}{_figures(pictures)}{_settings(request)}</section>"
+    )
+
+
+def _figures(pictures: Mapping[str, bytes]) -> str:
     figures = "".join(
-        f'<figure><img alt="{_escape(_CAPTIONS[name])}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{_escape(_CAPTIONS[name])}</figcaption></figure>"
+        f'<figure{_wide(png)}><div><img alt="{escape(_CAPTIONS[name])}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>'
+        f"<figcaption>{escape(_CAPTIONS[name])}</figcaption></figure>"
         for name, png in pictures.items()
     )
-    return (
-        f'<section><h2>{_escape(results.title(request))}</h2><p class="soft">{_escape(sizes)}.{split}</p>'
-        f"{_table(grid)}{_warnings(grid)}{_explained(request)}"
-        + (f'<h3>The evidence</h3><div class="figures">{figures}</div>' if figures else "")
-        + f"{_settings(request)}</section>"
-    )
+    return f'<h3>The evidence</h3><div class="figures">{figures}</div>' if figures else ""
 
 
-def _table(grid: Grid) -> str:
-    head = "".join(f"<th>{_escape(name)}<small>{_escape(direction)}</small></th>" for name, direction in grid.columns)
+def _wide(png: bytes) -> str:
+    # A PNG's width stands in bytes 16 to 19; a figure made for the whole page is not squeezed into a column.
+    return ' class="wide"' if int.from_bytes(png[16:20], "big") > 1.5 * WIDTH * DPI else ""
+
+
+def table(grid: Grid) -> str:
+    """A table as HTML: gaps and intervals in small print below their values."""
+    head = "".join(f"<th>{escape(name)}<small>{escape(direction)}</small></th>" for name, direction in grid.columns)
     body = "".join(
-        f'<tr class="{row.kind}"><th scope="row">{_escape(row.label)}</th>'
-        + "".join(
-            f"<td>{_escape(value)}{f'<small>{_escape(gap)}</small>' if gap else ''}</td>" for value, gap in row.cells
-        )
+        f'<tr class="{row.kind}"><th scope="row">{escape(row.label)}{TAG * row.collapsed}</th>'
+        + "".join(f"<td>{_cell(cell)}</td>" for cell in row.cells)
         + "</tr>"
         for row in grid.rows
     )
     return (
         f'<div class="scroll"><table><thead><tr><th>method</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f'<p class="soft">{_escape(legend())}</p>'
     )
+
+
+TAG = ' <span class="tag">collapsed</span>'
+
+
+def _cell(cell: Cell) -> str:
+    value, gap = (escape(text) for text in starred(cell))
+    if cell.beyond:
+        value, gap = (value, f"<b>{gap}</b>") if gap else (f"<b>{value}</b>", gap)
+    return value + "".join(f"<small>{part}</small>" for part in (gap, escape(cell.interval)) if part)
 
 
 def _warnings(grid: Grid) -> str:
-    return "".join(f'<p class="warn">⚠ {_escape(note)}</p>' for note in grid.notes)
+    return "".join(f'<p class="warn">⚠ {escape(note)}</p>' for note in grid.notes)
+
+
+def _remarks(grid: Grid) -> str:
+    rows = "".join(f"<li>{escape(remark)}</li>" for remark in grid.remarks)
+    return (
+        f"<details><summary>Which differences are larger than chance</summary><ul>{rows}</ul></details>" if rows else ""
+    )
 
 
 def _explained(request: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<dt><b>{_escape(metric['key'])}</b></dt><dd><b>{_escape(metric['label'])}</b>. {_escape(metric['explain'])} "
-        f'<span class="soft">{_escape(_direction(metric))}</span></dd>'
-        for metric in request["metrics"]
+    groups = {metric.get("group"): [] for metric in request["metrics"]}
+    for metric in request["metrics"]:
+        groups[metric.get("group")].append(metric)
+    lists = "".join(
+        (f"<h4>{escape(_GROUPS.get(group, str(group)))}</h4>" if group else "")
+        + f"<dl>{''.join(map(_explanation, metrics))}</dl>"
+        for group, metrics in groups.items()
     )
-    return f"<details><summary>What each metric means</summary><dl>{rows}</dl></details>" if rows else ""
+    return f"<details><summary>What each metric means</summary>{lists}</details>" if lists else ""
+
+
+_GROUPS = {
+    "utility": "What still works",
+    "privacy": "What an attack learns",
+    "output": "How alike the predictions are",
+    "cost": "What it costs",
+}
+
+
+def _explanation(metric: Mapping[str, Any]) -> str:
+    return (
+        f"<dt><b>{escape(metric['key'])}</b></dt><dd><b>{escape(metric['label'])}</b>. {escape(metric['explain'])} "
+        f'<span class="soft">{escape(_direction(metric))}</span></dd>'
+    )
 
 
 def _direction(metric: Mapping[str, Any]) -> str:
@@ -156,7 +179,7 @@ def _ideal(metric: Mapping[str, Any]) -> str:
 
 def _settings(request: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<dt>{_escape(method['label'])}</dt><dd>{_escape(', '.join(parts))}</dd>"
+        f"<dt>{escape(method['label'])}</dt><dd>{escape(', '.join(parts))}</dd>"
         for method in request["methods"]
         if (
             parts := [f"{key} {value}" for key, value in (method.get("settings") or {}).items()]
@@ -173,18 +196,19 @@ def _line(result: Mapping[str, Any], when: str) -> str:
         parts.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})")
     if result.get("wall_seconds") is not None:
         parts.append(f"{result['wall_seconds']:.0f} s in all")
-    return " · ".join(_escape(part) for part in parts if part)
+    return " · ".join(escape(part) for part in parts if part)
 
 
 def _provenance(result: Mapping[str, Any]) -> str:
     pairs = {f"data {key}": value for key, value in (result.get("source") or {}).items()}
     pairs |= {"config": result.get("config_digest")} | (result.get("versions") or {})
     rows = "".join(
-        f"<dt>{_escape(key)}</dt><dd>{_escape(value)}</dd>" for key, value in pairs.items() if value is not None
+        f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in pairs.items() if value is not None
     )
-    command = f"<pre>{_escape(result['command'])}</pre>" if result.get("command") else ""
+    command = f"<pre>{escape(result['command'])}</pre>" if result.get("command") else ""
     return f"<h2>How to repeat this</h2>{command}<dl>{rows}</dl>" if command or rows else ""
 
 
-def _escape(value: Any) -> str:
+def escape(value: Any) -> str:
+    """A value as text that no browser takes for markup."""
     return html.escape(value if isinstance(value, str) else json.dumps(value, default=str), quote=True)

@@ -21,7 +21,9 @@ main { max-width: 68rem; margin: 0 auto; padding: 1.25rem 1rem 3rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .2rem 0 .4rem; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-top: 1.2rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.02rem; margin: 1.6rem 0 .5rem; }
+h4 { font-size: .92rem; margin: 1rem 0 .2rem; }
 p { margin: .5rem 0; }
+a { color: var(--accent); }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .warn { color: var(--warn); }
 .verdict {
@@ -44,12 +46,22 @@ tr.reference, tr.reference th { background: var(--card); }
 tr.reference, tr.focus { font-weight: 600; }
 tr.focus th { box-shadow: inset 4px 0 var(--accent); }
 tr.floor { font-style: italic; }
+.tag {
+  border: 1px solid currentColor; border-radius: 4px; padding: 0 .3rem; color: var(--warn);
+  font-size: .8rem; font-weight: 400; white-space: nowrap;
+}
+tr.last > *, .aside { color: var(--soft); }
+td.text, th.text { text-align: left; }
+td.text { white-space: normal; min-width: 12rem; }
 
 .figures { columns: 24rem; column-gap: 1.4rem; }
 figure { margin: 0 0 1.4rem; break-inside: avoid; }
 figure img {
   width: 100%; height: auto; display: block; background: #fff; border: 1px solid var(--line); border-radius: 6px;
 }
+figure.wide { column-span: all; }
+figure.wide > div { overflow-x: auto; }
+figure.wide img { min-width: 48rem; }
 figcaption { margin: .4rem .1rem 0; }
 
 details { margin: .7rem 0; }

@@ -8,18 +8,29 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clujax.reports import compare
 from clujax.reports.results import Run, distance, focus, number
 from clujax.reports.results import title as heading
 
 _ARROWS = {"lower": "↓", "higher": "↑", "closer to retrain": "→"}
 
 
+class Cell(NamedTuple):
+    """One number as text ("" for none): value, gap in brackets, whether it is beyond chance, its 95 % interval."""
+
+    value: str
+    gap: str = ""
+    beyond: bool = False
+    interval: str = ""
+
+
 class Row(NamedTuple):
-    """One line of a table: a label, and per column a value and its gap as text ("" for none)."""
+    """One line of a table: a label, a cell per column, what it is, and whether the method collapsed."""
 
     label: str
-    cells: tuple[tuple[str, str], ...]
+    cells: tuple[Cell, ...]
     kind: str  # "method", "focus", "reference" or "floor"
+    collapsed: bool = False
 
 
 class Grid(NamedTuple):
@@ -29,58 +40,64 @@ class Grid(NamedTuple):
     columns: tuple[tuple[str, str], ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    remarks: tuple[str, ...]  # per method, in words: which differences are larger than chance
 
 
-def grids(runs: Sequence[Run]) -> list[Grid]:
-    """The requests of all runs; those that share a name share one table."""
+def grids(runs: Sequence[Run], *, full: bool = False) -> list[Grid]:
+    """The requests of all runs; those that share a name share one table.
+
+    Args:
+        runs: what to tabulate.
+        full: all metrics instead of the headline.
+    """
     named: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
     for run in runs:
         for request in run.result["requests"]:
             named.setdefault(request["name"], []).append((run, request))
-    return [_grid(entries) for entries in named.values()]
+    return [grid(entries, full=full) for entries in named.values()]
 
 
-def tables(runs: Sequence[Run], width: int = 100) -> list[RenderableType]:
+def tables(runs: Sequence[Run], width: int = 100, *, full: bool = False) -> list[RenderableType]:
     """Tables for a terminal of `width` characters; where it is narrow, gaps stand below their values."""
-    return [_terminal(grid, width) for grid in grids(runs)]
+    return [_terminal(each, width) for each in grids(runs, full=full)]
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """The same tables as Markdown, for a document."""
-    return "\n\n".join(_markdown(grid) for grid in grids(runs)) + "\n"
+def markdown(runs: Sequence[Run], *, full: bool = False) -> str:
+    """The same tables as Markdown, for a document: the headline metrics, or all of them."""
+    return "\n\n".join(_markdown(each) for each in grids(runs, full=full)) + "\n"
 
 
-def legend() -> str:
-    """How to read any of these tables, in one sentence."""
-    return (
+def legend(grid: Grid) -> str:
+    """How to read a table, in a few short sentences."""
+    cells = [cell for row in grid.rows for cell in row.cells]
+    text = (
         "In brackets: distance to the retrained model, signed where all seeds agree. Noise floor: distance between "
         "two retrained models; a gap below it cannot be told from chance."
     )
+    if any(cell.beyond for cell in cells):
+        text += " *: larger than retraining varies."
+    if any(row.collapsed for row in grid.rows):
+        text += " Collapsed: the method destroyed what it should keep."
+    return text
 
 
-def _grid(entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> Grid:
+def grid(entries: Sequence[tuple[Run, Mapping[str, Any]]], *, full: bool = False) -> Grid:
+    """One table of requests that belong together, each with the run it comes from."""
     methods = [method for _, request in entries for method in request["methods"]]
-    metrics = list({metric["key"]: metric for _, request in entries for metric in request["metrics"]}.values())
-    # A metric that this request does not have (such as one of whole classes) is no column of dashes.
-    metrics = [metric for metric in metrics if any(_known(method["values"].get(metric["key"])) for method in methods)]
+    metrics = _metrics(entries, methods, full)
     # A run time that a system lists among its metrics is not told twice.
     wanted = ["compile_seconds"] + ["run_seconds"] * all(metric["unit"] != "s" for metric in metrics)
     times = [key for key in wanted if any(method.get(key) is not None for method in methods)]
     columns = [(_column(metric), f"{_ARROWS[metric['direction']]} {_ideal(metric)}") for metric in metrics]
     columns += [(f"{key.removesuffix('_seconds')} s", "↓") for key in times]
-    rows, notes, seeds = [], [], set()
+    rows, notes, remarks, seeds = [], [], [], set()
     for run, request in entries:
-        ours = focus(request)
         prefix = f"{run.path.name}: " if len(entries) > 1 else ""
+        rows += _rows(request, metrics, times, prefix)
         for method in request["methods"]:
-            cells = [_cell(request, method, metric) for metric in metrics]
-            cells += [(number(method.get(key), "%"), "") for key in times]
-            kind = "reference" if method["key"] == request["reference"] else "focus" if method is ours else "method"
-            rows.append(Row(prefix + method["label"], tuple(cells), kind))
             notes += [f"{prefix}{method['label']}: {warning}" for warning in method.get("warnings") or ()]
-        if floor := request.get("noise_floor"):
-            cells = [(number(floor.get(metric["key"]), metric["unit"]), "") for metric in metrics]
-            rows.append(Row(f"{prefix}noise floor", tuple(cells + [("", "")] * len(times)), "floor"))
+        told = [(method["label"], compare.told(request, method)) for method in request["methods"]]
+        remarks += [f"{prefix}{label}: {words}" for label, words in told if words]
         seeds.add(len(run.result.get("seeds") or [None]))
     request = entries[0][1]
     sizes = [
@@ -88,10 +105,31 @@ def _grid(entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> Grid:
     ]
     count = "/".join(map(str, sorted(seeds)))
     title = ", ".join([heading(request), *sizes, f"{count} seed{'' if count == '1' else 's'}"])
-    return Grid(title, tuple(columns), tuple(rows), tuple(notes))
+    return Grid(title, tuple(columns), tuple(rows), tuple(notes), tuple(remarks))
 
 
 _PARTS = (("forget", "forgotten"), ("remain", "remaining"), ("test", "test"))
+
+
+def _metrics(entries: Sequence[tuple[Run, Mapping[str, Any]]], methods: Sequence[Any], full: bool) -> list[Any]:
+    metrics = list({metric["key"]: metric for _, request in entries for metric in request["metrics"]}.values())
+    metrics = metrics if full else compare.headline(metrics)
+    # A metric that this request does not have (such as one of whole classes) is no column of dashes.
+    return [metric for metric in metrics if any(_known(method["values"].get(metric["key"])) for method in methods)]
+
+
+def _rows(request: Mapping[str, Any], metrics: Sequence[Any], times: Sequence[str], prefix: str) -> list[Row]:
+    rows, ours = [], focus(request)
+    for method in request["methods"]:
+        cells = [_cell(request, method, metric) for metric in metrics]
+        cells += [Cell(number(method.get(key), "%")) for key in times]
+        kind = "reference" if method["key"] == request["reference"] else "focus" if method is ours else "method"
+        rows.append(Row(prefix + method["label"], tuple(cells), kind, compare.collapsed(method)))
+    if floor := request.get("noise_floor"):
+        cells = [Cell(number(floor.get(metric["key"]), metric["unit"])) for metric in metrics]
+        networks = f" ({request['noise_models']} networks)" if request.get("noise_models") else ""
+        rows.append(Row(f"{prefix}noise floor{networks}", tuple(cells + [Cell("")] * len(times)), "floor"))
+    return rows
 
 
 def _known(value: Any) -> bool:
@@ -106,21 +144,39 @@ def _ideal(metric: Mapping[str, Any]) -> str:
     return f"{metric['ideal']:g}" if isinstance(metric["ideal"], (int, float)) else str(metric["ideal"])
 
 
-def _cell(request: Mapping[str, Any], method: Mapping[str, Any], metric: Mapping[str, Any]) -> tuple[str, str]:
+def _cell(request: Mapping[str, Any], method: Mapping[str, Any], metric: Mapping[str, Any]) -> Cell:
     key, unit = metric["key"], metric["unit"]
     std = (method.get("std") or {}).get(key)
     value = number(method["values"].get(key), unit) + (f"±{number(std, unit)}" if std is not None else "")
+    beyond = key in (method.get("larger_than_noise") or ())
+    if method["key"] == request["reference"]:
+        return Cell(value)
     # A metric whose ideal is a number is its own distance; a bracket would say the same twice.
-    if metric["direction"] != "closer to retrain" or method["key"] == request["reference"]:
-        return value, ""
-    gap, signed = distance(request, method, metric)
-    return value, f"({number(gap, unit, signed=signed)})" if np.isfinite(gap) else ""
+    told = metric["direction"] == "closer to retrain"
+    gap, signed = distance(request, method, metric) if told else (np.nan, False)
+    bracket = f"({number(gap, unit, signed=signed)})" if np.isfinite(gap) else ""
+    return Cell(value, bracket, beyond, interval(method, metric, signed=told))
+
+
+def interval(method: Mapping[str, Any], metric: Mapping[str, Any], *, signed: bool) -> str:
+    """The 95 % interval of a gap as text, "" where none is known."""
+    ends = (method.get("interval") or {}).get(metric["key"])
+    if ends is None or not all(map(_known, ends)):
+        return ""
+    return f"[{', '.join(number(end, metric['unit'], signed=signed or end < 0) for end in ends)}]"
+
+
+def starred(cell: Cell) -> tuple[str, str]:
+    """Value and gap, with an asterisk behind the last of them where it is larger than chance."""
+    if cell.beyond:
+        return (cell.value, f"{cell.gap}*") if cell.gap else (f"{cell.value}*", "")
+    return cell.value, cell.gap
 
 
 def _terminal(grid: Grid, width: int) -> RenderableType:
     # Where the whole table does not fit, every cell and header is stacked: a cut number would mislead.
-    whole = [[f"{value} {gap}".strip() for value, gap in row.cells] for row in grid.rows]
-    needed = max(len(row.label) for row in grid.rows) + sum(
+    whole = [[" ".join(starred(cell)).strip() for cell in row.cells] for row in grid.rows]
+    needed = max(len(row.label) + len(_COLLAPSED) * row.collapsed for row in grid.rows) + sum(
         2 + max(len(text) for text in (*column, *(cells[i] for cells in whole)))
         for i, column in enumerate(grid.columns)
     )
@@ -141,10 +197,18 @@ def _terminal(grid: Grid, width: int) -> RenderableType:
         table.add_column(header, justify="right", overflow="fold", vertical="top")
     styles = {"method": "", "focus": "bold cyan", "reference": "bold", "floor": "italic"}
     for row in grid.rows:
-        cells = [Text.assemble(stack(value), (f"{join}{gap}" if gap else "", "dim")) for value, gap in row.cells]
-        table.add_row(Text(row.label), *cells, style=styles[row.kind])
+        label = Text.assemble(row.label, (_COLLAPSED if row.collapsed else "", "bold red"))
+        table.add_row(label, *(_printed(cell, stack, join) for cell in row.cells), style=styles[row.kind])
     notes = [Text(f"warning: {note}", style="yellow") for note in grid.notes]
-    return Group(Text(), table, *notes, Text(legend(), style="dim"), Text())
+    return Group(Text(), table, *notes, Text(legend(grid), style="dim"), Text())
+
+
+_COLLAPSED = " collapsed"
+
+
+def _printed(cell: Cell, stack: Any, join: str) -> Text:
+    value, gap = starred(cell)
+    return Text.assemble(stack(value), (f"{join}{gap}" if gap else "", "bold" if cell.beyond else "dim"))
 
 
 def _markdown(grid: Grid) -> str:
@@ -156,8 +220,10 @@ def _markdown(grid: Grid) -> str:
     ]
     marks = {"method": "", "focus": "**", "reference": "**", "floor": "*"}
     for row in grid.rows:
-        mark = marks[row.kind]
-        cells = " | ".join(f"{value} {gap}".strip() for value, gap in row.cells)
-        lines.append(f"| {mark}{row.label}{mark} | {cells} |")
-    notes = [f"- Warning, {note}" for note in grid.notes]
-    return "\n".join([*lines, "", *notes, *([""] if notes else []), legend()])
+        mark, tail = marks[row.kind], ", collapsed" if row.collapsed else ""
+        # A bare asterisk might begin emphasis.
+        cells = " | ".join(" ".join(starred(cell)).strip().replace("*", r"\*") for cell in row.cells)
+        label = row.label.replace("|", r"\|")
+        lines.append(f"| {mark}{label}{mark}{tail} | {cells} |")
+    notes = [f"- Warning, {note}" for note in grid.notes] + [f"- {remark}" for remark in grid.remarks]
+    return "\n".join([*lines, "", *notes, *([""] if notes else []), legend(grid).replace("*", r"\*")])

@@ -149,9 +149,132 @@ def evidence(index=0, classes=10, rows=8, channels=1):
     }
 
 
+# A benchmark: label, values (FA, RA, TA, MIA), seconds; the random request first, the class request by arithmetic.
+RIVALS = [
+    ("original", "Original", 98.7, 98.8, 86.4, 77.6, 0.0),
+    ("retrain", "Retrain", 87.3, 98.9, 86.2, 70.7, 96.0),
+    ("retrain_again", "Retrain again", 87.0, 98.8, 86.4, 70.2, 95.1),
+    ("finetune", "Finetune", 95.2, 99.6, 86.7, 73.4, 21.0),
+    ("gradient_ascent", "Gradient ascent", 70.6, 71.9, 66.8, 91.0, 1.1),
+    ("random_label", "Random label", 92.0, 97.4, 85.3, 39.6, 23.5),
+    ("salun", "SalUn", 92.8, 97.9, 85.6, 44.9, 25.9),
+    ("scrub", "SCRUB", 90.9, 98.4, 86.0, 66.8, 12.0),
+    ("scrub_r", "SCRUB+R", 88.9, 98.2, 85.9, 67.5, 14.2),
+    ("bad_teacher", "Bad teacher", 90.1, 95.8, 84.9, 31.2, 9.4),
+    ("neg_grad_plus", "NegGrad+", 86.2, 97.3, 85.4, 66.1, 22.3),
+    ("npo", "NPO", 84.0, 96.6, 84.8, 62.0, 4.4),
+    ("sim_npo", "SimNPO", 85.1, 96.9, 85.0, 63.3, 4.1),
+    ("l1_sparse", "l1-sparse", 91.3, 95.9, 85.9, 71.9, 24.0),
+    ("cf_k", "CF-k", 97.9, 99.0, 86.5, 76.0, 7.7),
+    ("eu_k", "EU-k", 96.5, 98.7, 86.1, 74.8, 31.0),
+    ("ssd", "SSD", 97.4, 97.7, 85.7, 76.8, 0.6),
+    ("fisher_forgetting", "Fisher forgetting", 12.2, 11.8, 11.5, 88.3, 5.2),
+    ("influence", "Influence", 93.3, 95.4, 84.2, 75.6, 8.9),
+    ("boundary_shrink", "Boundary shrink", 60.4, 82.7, 76.5, 55.0, 3.0),
+    ("ntk", "NTK", 95.4, 97.8, 86.3, 75.3, 44.0),
+    ("rum", "RUM", 89.8, 98.6, 86.1, 64.4, 46.0),
+    ("muso", "MUSO", 88.0, 98.3, 86.0, 68.7, 18.4),
+    ("fron", "FR-on (no mask)", 90.4, 98.1, 85.7, 69.7, 7.0),
+    ("fixed_fisher", "SFR, fixed Fisher", 90.8, 98.0, 85.5, 69.4, 7.4),
+    ("remain_newton_alone", "SFR, remain-Newton without descent", 90.0, 97.2, 85.2, 68.1, 9.8),
+    ("sfron", "SFR-on", 88.6, 98.5, 86.0, 70.2, 6.4),
+]
+MORE = [
+    ("AUC", "Attack AUC", "", "closer to retrain", "retrain", "Area under the attack's curve.", "privacy"),
+    ("PrivLeak", "Privacy leak", "%", "closer to retrain", "retrain", "Relative change of the AUC.", "privacy"),
+    ("SVC", "SVC attack", "%", "closer to retrain", "retrain", "Rows that a support vector attack calls.", "privacy"),
+    ("LossLR", "Loss attack", "%", "closer to retrain", "retrain", "Rows that an attack on the loss calls.", "privacy"),
+    ("ToW", "Tug of war", "", "higher", 1.0, "Product of one minus each gap.", "utility"),
+    ("ActDist", "Activation distance", "", "lower", 0.0, "Mean distance of the probabilities.", "output"),
+    ("ZRF", "Zero retrain forgetting", "", "closer to retrain", "retrain", "Likeness to a random network.", "output"),
+    ("seconds", "Run time", "s", "lower", 0.0, "Preparing and running.", "cost"),
+]
+_GROUPS = dict(zip((m[0] for m in METRICS), ("utility",) * 3 + ("privacy", "utility", "output", "output")))
+_HEADLINE = ("FA", "RA", "TA", "MIA", "AvgD", "KL")
+FLOOR = {"FA": 0.7, "RA": 0.15, "TA": 0.3, "MIA": 1.4, "AvgD": 0.64, "KL": 0.04, "JS": 0.011, "AUC": 0.008}
+FLOOR |= {"PrivLeak": 1.6, "SVC": 1.1, "LossLR": 1.3, "ActDist": 0.05, "ZRF": 0.004}
+
+
+def _values(row, shift):
+    fa, ra, ta, mia = (
+        float(np.clip(value + shift * step, 0, 100)) for value, step in zip(row[2:6], (0.6, 0.1, 0.2, 1))
+    )
+    reference = next(each for each in RIVALS if each[0] == "retrain")[2:6]
+    gaps = np.abs(np.subtract((fa, ra, ta, mia), reference)) * (row[0] != "retrain")
+    size = float(gaps.mean())
+    values = dict(zip([metric[0] for metric in METRICS], (fa, ra, ta, mia, size, 0.05 * size, 0.012 * size)))
+    leak = (mia - reference[3]) / 2
+    more = (0.55 + leak / 120, 1.3 * leak, 50 + 0.8 * leak, 60 + leak, np.prod(1 - gaps[:3] / 100), 0.06 * size)
+    return values | dict(zip([metric[0] for metric in MORE], (*map(float, more), 0.9 + 0.002 * leak, row[6])))
+
+
+def benchmark(seeds=(0, 1, 2), rivals=RIVALS, name="benchmark"):
+    """A comparison of some 25 methods with every optional key."""
+    whole = result(seeds)
+    fields = ("key", "label", "unit", "direction", "ideal", "explain")
+    metrics = [dict(zip(fields, m), group=_GROUPS[m[0]], headline=m[0] in _HEADLINE) for m in METRICS]
+    metrics += [dict(zip(fields, m), group=m[6], headline=False) for m in MORE]
+    requests = []
+    for request, shift in zip(whole["requests"], (0.0, -1.0)):
+        methods = [_entry(row, _values(row, shift * (row[0] != "retrain")), len(seeds)) for row in rivals]
+        rng = np.random.default_rng(7)
+        cloud = rng.multivariate_normal((86.25, 70.4), [[0.05, 0.09], [0.09, 0.9]], 20)
+        ellipse = {"x": "TA", "y": "MIA", "centre": [86.25, 70.4], "axes": [[0.19, 1.9], [0.4, -0.04]]}
+        extra = {"metrics": metrics, "methods": methods, "noise_floor": FLOOR, "noise_models": 20}
+        requests.append(request | extra | {"noise_ellipse": ellipse | {"points": cloud.tolist()}})
+    return whole | {"title": f"Twenty-five methods: {name}", "requests": requests}
+
+
+def _entry(row, values, seeds):
+    reference = _values(next(each for each in RIVALS if each[0] == "retrain"), 0.0)
+    if row[0] == "retrain":
+        return {
+            "key": row[0],
+            "label": row[1],
+            "values": values,
+            "gap": None,
+            "run_seconds": row[6],
+            "collapsed": False,
+        }
+    own = ("AvgD", "KL", "JS", "ToW", "ActDist", "seconds")
+    gap = {key: abs(value - (0 if key in own else reference[key])) for key, value in values.items()}
+    gap["ToW"] = 1 - values["ToW"]
+    ruined = reference["RA"] - values["RA"] > 5
+    signed = {key: values[key] - (0 if key in own else reference[key]) for key in values}
+    return {
+        "key": row[0],
+        "label": row[1],
+        "values": values,
+        "std": {key: 0.35 * FLOOR.get(key, 0.1) for key in values} if seeds > 1 else None,
+        "gap": gap,
+        "interval": {key: [signed[key] - 0.6 * FLOOR[key], signed[key] + 0.6 * FLOOR[key]] for key in FLOOR},
+        "larger_than_noise": [key for key in FLOOR if gap[key] > FLOOR[key]],
+        "collapsed": ruined,
+        "compile_seconds": 2.4 if row[6] else 0.0,
+        "run_seconds": row[6],
+        "cost": {"gradients_rows": 1000},
+        "settings": {"learning_rate": 0.01, "epochs": 5} if row[0] != "original" else {},
+        "warnings": ["Collapsed: remain accuracy is far below retraining."] if ruined else [],
+    }
+
+
+def benchmark_evidence(index=0, rivals=RIVALS):
+    """Evidence with the scores of every method: less entropy where the attack calls more rows members."""
+    rng = np.random.default_rng(index)
+    shifts = [-1.0 + (70.7 - row[5]) * (0.16 if row[5] > 70.7 else 0.025) for row in rivals]
+    odds = [10 ** rng.normal(shift, 0.9, 400) for shift in shifts]
+    scores = [np.log(10) * each / (1 + each) for each in odds]
+    return evidence(index) | {"scores_models": np.array([row[0] for row in rivals]), "scores_forget": np.stack(scores)}
+
+
 def write(path, seeds=(0,), **kwargs):
+    return write_run(path, result(seeds), [evidence(i, **kwargs) for i in range(2)])
+
+
+def write_run(path, whole, arrays=()):
+    """The files of a run with this result and these arrays."""
     path.mkdir(parents=True, exist_ok=True)
-    (path / "result.json").write_text(json.dumps(result(seeds)))
-    for i in range(2):
-        np.savez(path / f"evidence_{i}.npz", **evidence(i, **kwargs))
+    (path / "result.json").write_text(json.dumps(whole))
+    for i, each in enumerate(arrays):
+        np.savez(path / f"evidence_{i}.npz", **each)
     return path

@@ -61,7 +61,7 @@ def test_number_of_seeds_is_stated():
 def test_only_what_there_is_evidence_for_is_drawn():
     whole = result()
     only = {key: value for key, value in evidence().items() if key.startswith(("class", "seed"))}
-    assert list(figures.draw(whole, whole["requests"][0], only)) == ["gaps", "class_accuracy"]
+    assert list(figures.draw(whole, whole["requests"][0], only)) == ["gaps", "tradeoff", "cost", "class_accuracy"]
     whole["requests"][0]["methods"] = whole["requests"][0]["methods"][1:2]
     assert figures.draw(whole, whole["requests"][0], {}) == {}
 

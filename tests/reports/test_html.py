@@ -3,7 +3,7 @@ import html.parser
 import re
 
 import pytest
-from sample import result, write
+from sample import benchmark, benchmark_evidence, result, write, write_run
 
 from clujax import reports
 from clujax.reports.html import verdict
@@ -43,10 +43,10 @@ def test_report_is_self_contained(text, run):
     parsed = _parsed(text)
     assert not parsed.seen & {"script", "link", "iframe", "object"}
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
-    assert len(parsed.images) == 12
+    assert len(parsed.images) == 16
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in parsed.images)
     assert '<meta name="viewport" content="width=device-width' in text
-    assert len(list((run.path / "figures").glob("*.png"))) == 12
+    assert len(list((run.path / "figures").glob("*.png"))) == 16
     assert not list(run.path.rglob("*.part"))
 
 
@@ -124,4 +124,84 @@ def test_values_that_are_not_finite_do_not_break_the_page(tmp_path):
     run = reports.Run(tmp_path, whole, [{}, {}])
     text = reports.build(run).read_text()
     assert "<td>–</td>" in text
-    assert text.count("<figure>") == 2
+    assert text.count("<figure>") == 6
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    whole = benchmark()
+    whole["requests"] = whole["requests"][:1]
+    run = reports.read(write_run(tmp_path_factory.mktemp("many") / "bench", whole, [benchmark_evidence()]))
+    return reports.build(run).read_text()
+
+
+def test_a_benchmark_shows_the_headline_first_and_all_metrics_folded(compared):
+    parsed = _parsed(compared)
+    assert len(parsed.images) == 9
+    headline, folded = compared.split("<summary>All 16 columns</summary>")
+    assert "<th>KL nats" in headline
+    assert "<th>ZRF" not in headline
+    assert "<th>ZRF" in folded
+    assert "What an attack learns" in folded  # metrics are explained group by group
+
+
+def test_a_benchmark_marks_collapse_chance_and_intervals(compared):
+    assert 'Gradient ascent <span class="tag">collapsed</span>' in compared
+    assert 'Finetune <span class="tag">' not in compared
+    assert "<small><b>(+7.9)*</b></small><small>[+7.5, +8.3]</small>" in compared  # Finetune's FA
+    assert "<small>(−0.1)</small>" in compared  # Original's RA: within chance
+    assert "SFR-on: FA, RA differ from retraining by more than retraining varies; TA, MIA, AvgD, KL do not." in compared
+    assert "noise floor (20 networks)" in compared
+
+
+def test_only_wide_figures_take_the_whole_page(compared):
+    wide = re.findall(r'<figure class="wide"><div><img alt="([^"]{20})', compared)
+    assert [alt[:13] for alt in wide] == ["How far each ", "What a method"]
+
+
+def test_labels_and_settings_are_escaped(tmp_path):
+    whole = benchmark()
+    whole["requests"] = whole["requests"][:1]
+    method = whole["requests"][0]["methods"][4]
+    method["label"], method["settings"], method["warnings"] = "<i>GA", {"<b>": "</td>"}, ["<script>"]
+    whole["requests"][0]["metrics"][0]["group"] = "<u>"
+    text = reports.page(reports.Run(tmp_path, whole, [{}]), [{}])
+    _parsed(text)
+    for tag in ("<i>", "<b>:", "<script>", "<u>"):
+        assert tag not in text
+    assert "&lt;i&gt;GA" in text
+
+
+def test_verdict_speaks_of_the_whole_comparison():
+    words = " ".join(verdict(benchmark()["requests"][0]))
+    assert (
+        "Of 24 methods, 1 ends on average within the noise of retraining: SFR-on; in every headline metric: none"
+        in words
+    )
+    assert "Collapsed, that is, destroyed what should be kept: Boundary shrink, Gradient ascent and Fisher" in words
+    more, fewer = words.split("takes more of them")[1].split("These give them away by forgetting too much")
+    assert "SSD (+6.1), CF-k (+5.3)" in more
+    assert "Gradient ascent" not in more  # collapsed: told already
+    assert "l1-sparse" not in more  # +1.2: within chance
+    assert "Bad teacher (−39.5), Random label (−31.1)" in fewer
+    assert "and 5 more" in fewer
+
+
+def test_verdict_of_methods_that_all_match_gives_nobody_away():
+    request = benchmark()["requests"][0]
+    for method in request["methods"]:
+        method |= {"larger_than_noise": [], "collapsed": False, "warnings": []}
+    words = " ".join(verdict(request))
+    assert "Of 24 methods, 24 end on average within the noise of retraining" in words
+    assert "No attack tells any method from retraining" in words
+    assert "ollapsed" not in words
+
+
+def test_verdict_without_any_noise_claims_nothing_about_chance():
+    request = benchmark()["requests"][0]
+    request["noise_floor"] = None
+    for method in request["methods"]:
+        method.pop("larger_than_noise", None)
+    words = " ".join(verdict(request))
+    assert "noise" not in words
+    assert "give" not in words

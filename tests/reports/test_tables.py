@@ -1,9 +1,10 @@
 import io
 import json
+import pathlib
 
 import pytest
 from rich.console import Console
-from sample import write
+from sample import benchmark, write
 
 from clujax import reports
 
@@ -57,3 +58,53 @@ def test_a_metric_that_no_method_has_is_no_column(run):
     first, second = text.split("the whole class 3")
     assert "KL nats" not in first
     assert "KL nats" in second
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return reports.Run(tmp_path_factory.mktemp("bench"), benchmark(), [{}, {}])
+
+
+def test_a_benchmark_is_told_by_its_headline_unless_all_is_asked_for(bench):
+    head, full = reports.markdown([bench]), reports.markdown([bench], full=True)
+    columns = lambda text: next(line for line in text.splitlines() if line.startswith("| method")).split(" | ")
+    assert len(columns(head)) == 1 + 6 + 2
+    assert len(columns(full)) == 1 + 15 + 1  # run time is a metric here, so it is no column of its own
+    assert "ZRF" not in _printed([bench], 120)
+    console = Console(width=400, file=io.StringIO())
+    for table in reports.tables([bench], 400, full=True):
+        console.print(table)
+    assert "ZRF" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_collapse_and_chance_are_marked_in_the_terminal(bench, width):
+    text = _printed([bench], width)
+    assert "…" not in text
+    assert text.count("collapsed") == 3 * 2  # three methods, two requests
+    assert "(+7.9)*" in text
+    assert "(−0.1)*" not in text
+    assert "*: larger than retraining varies" in " ".join(text.split())
+
+
+def test_collapse_and_chance_are_marked_in_markdown(bench):
+    text = reports.markdown([bench])
+    assert "| Gradient ascent, collapsed | 70.6±0.2 (−16.7)\\* |" in text
+    assert "- SFR-on: FA, RA differ from retraining by more than retraining varies; TA, MIA, AvgD, KL do not." in text
+    assert "| *noise floor (20 networks)* | 0.7 |" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_an_old_result_has_no_marks_it_did_not_ask_for(run):
+    text = reports.markdown([run])
+    assert r"\*" not in text
+    assert "collapsed" not in text.lower()
+
+
+def test_a_warning_alone_tells_of_collapse():
+    whole = benchmark()
+    for method in whole["requests"][0]["methods"]:
+        method.pop("collapsed", None)
+    text = reports.markdown([reports.Run(pathlib.Path("x"), whole, [{}, {}])])
+    assert "| Fisher forgetting, collapsed |" in text
