@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
 from clujax.transforms import adaptive_coefficients, effective_sample_size
 from clujax.unlearning.request import Request, forward
@@ -62,7 +62,7 @@ def adaptive_ascent(exponent: float = 0.5, floor: float = 1e-3, losses: Callable
             raise ValueError(f"{name} is {value}; expected a number of at least 0.")
     per_row = losses or (lambda logits, labels, key: cross_entropy(logits, labels))
 
-    def objective(logits: Float[Array, "B C"], labels: Int[Array, " B"], key: PRNGKeyArray):
+    def objective(logits: Float[Array, "B C"], labels: Integer[Array, " B"], key: PRNGKeyArray):
         values = per_row(logits, labels, key)
         if values.shape != labels.shape:
             raise ValueError(f"losses must return one value per row, shape {labels.shape}; got {values.shape}.")
@@ -81,14 +81,14 @@ def adaptive_ascent(exponent: float = 0.5, floor: float = 1e-3, losses: Callable
 def random_relabel(num_classes: int) -> Callable:
     """Descend on a wrong label drawn anew for each row and step (the online form of random labels)."""
 
-    def objective(logits: Float[Array, "B C"], labels: Int[Array, " B"], key: PRNGKeyArray):
+    def objective(logits: Float[Array, "B C"], labels: Integer[Array, " B"], key: PRNGKeyArray):
         values = cross_entropy(logits, wrong_labels(key, labels, num_classes))
         return jnp.mean(values), {"forget_loss": jnp.mean(cross_entropy(logits, labels))}
 
     return objective
 
 
-def wrong_labels(key: PRNGKeyArray, labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
+def wrong_labels(key: PRNGKeyArray, labels: Integer[Array, " B"], num_classes: int) -> Integer[Array, " B"]:
     """Labels drawn uniformly from the C − 1 wrong ones."""
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; a wrong label needs at least 2 classes.")
@@ -97,7 +97,7 @@ def wrong_labels(key: PRNGKeyArray, labels: Int[Array, " B"], num_classes: int) 
     return ((labels.astype(shift.dtype) + shift) % num_classes).astype(labels.dtype)
 
 
-def any_labels(key: PRNGKeyArray, labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
+def any_labels(key: PRNGKeyArray, labels: Integer[Array, " B"], num_classes: int) -> Integer[Array, " B"]:
     """Labels drawn uniformly from all C classes, the true one among them: the law of SalUn's code."""
     return jax.random.randint(key, labels.shape, 0, num_classes).astype(labels.dtype)
 
