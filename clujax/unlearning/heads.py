@@ -109,7 +109,7 @@ def head_of(params: PyTree, path: tuple[str, ...]) -> Float[Array, "h C"]:
         raise RequestError(f"{'/'.join(path)} is not a linear layer with a kernel [h, C].")
     kernel = layer["kernel"]
     bias = layer.get("bias", jnp.zeros(kernel.shape[1], kernel.dtype))
-    return jnp.concatenate([kernel, bias[None]]).astype(jnp.float32)
+    return jnp.concatenate([kernel, bias[None]]).astype(jnp.promote_types(kernel.dtype, jnp.float32))
 
 
 def with_head(params: PyTree, path: tuple[str, ...], head: Matrix) -> PyTree:

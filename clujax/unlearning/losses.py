@@ -1,11 +1,12 @@
 """Training losses of the unlearning methods, as `loss(params, stats, batch, key) -> (scalar, (stats, metrics))`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
 from clujax.transforms import adaptive_coefficients, effective_sample_size
 from clujax.unlearning.request import Request, forward
@@ -21,6 +22,11 @@ def descend(request: Request, *, weight: float = 1.0, train: bool = True) -> Cal
         return weight * jnp.mean(cross_entropy(logits, batch["y"])), (stats, {})
 
     return loss
+
+
+def augmented(request: Request, batch: Mapping[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
+    """A batch as the training augmentation shows it, for a student and a teacher who must see the same inputs."""
+    return dict(batch) if request.augment is None else batch | {"x": request.augment(key, batch["x"])}
 
 
 def objective_loss(request: Request, objective: Callable, *, train: bool = True) -> Callable:
@@ -56,7 +62,7 @@ def adaptive_ascent(exponent: float = 0.5, floor: float = 1e-3, losses: Callable
             raise ValueError(f"{name} is {value}; expected a number of at least 0.")
     per_row = losses or (lambda logits, labels, key: cross_entropy(logits, labels))
 
-    def objective(logits: Float[Array, "B C"], labels: Int[Array, " B"], key: PRNGKeyArray):
+    def objective(logits: Float[Array, "B C"], labels: Integer[Array, " B"], key: PRNGKeyArray):
         values = per_row(logits, labels, key)
         if values.shape != labels.shape:
             raise ValueError(f"losses must return one value per row, shape {labels.shape}; got {values.shape}.")
@@ -75,24 +81,25 @@ def adaptive_ascent(exponent: float = 0.5, floor: float = 1e-3, losses: Callable
 def random_relabel(num_classes: int) -> Callable:
     """Descend on a wrong label drawn anew for each row and step (the online form of random labels)."""
 
-    def objective(logits: Float[Array, "B C"], labels: Int[Array, " B"], key: PRNGKeyArray):
+    def objective(logits: Float[Array, "B C"], labels: Integer[Array, " B"], key: PRNGKeyArray):
         values = cross_entropy(logits, wrong_labels(key, labels, num_classes))
         return jnp.mean(values), {"forget_loss": jnp.mean(cross_entropy(logits, labels))}
 
     return objective
 
 
-def wrong_labels(key: PRNGKeyArray, labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
+def wrong_labels(key: PRNGKeyArray, labels: Integer[Array, " B"], num_classes: int) -> Integer[Array, " B"]:
     """Labels drawn uniformly from the C − 1 wrong ones."""
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; a wrong label needs at least 2 classes.")
-    shift = jax.random.randint(key, labels.shape, 1, num_classes, dtype=labels.dtype)
-    return (labels + shift) % num_classes
+    # In int32: a sum of small unsigned labels would wrap.
+    shift = jax.random.randint(key, labels.shape, 1, num_classes)
+    return ((labels.astype(shift.dtype) + shift) % num_classes).astype(labels.dtype)
 
 
-def any_labels(key: PRNGKeyArray, labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
+def any_labels(key: PRNGKeyArray, labels: Integer[Array, " B"], num_classes: int) -> Integer[Array, " B"]:
     """Labels drawn uniformly from all C classes, the true one among them: the law of SalUn's code."""
-    return jax.random.randint(key, labels.shape, 0, num_classes, dtype=labels.dtype)
+    return jax.random.randint(key, labels.shape, 0, num_classes).astype(labels.dtype)
 
 
 def npo_loss(losses: Float[Array, " B"], reference: Float[Array, " B"], strength: float) -> Float[Array, " B"]:
@@ -111,7 +118,8 @@ def sim_npo_loss(losses: Float[Array, " B"], strength: float, margin: float = 0.
 
 def l1_penalty(params: PyTree, strength: Float[Array, ""] | float) -> Float[Array, ""]:
     """α ‖θ‖₁ over all parameters, BatchNorm's and biases among them. Source: Jia et al. 2023 (l1-sparse)."""
-    return strength * sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(params))
+    wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)
+    return strength * sum(jnp.sum(jnp.abs(leaf), dtype=wide(leaf)) for leaf in jax.tree.leaves(params))
 
 
 def distillation(

@@ -5,8 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, PyTree
 
+from clujax.errors import RequestError
 from clujax.unlearning.losses import descend
 from clujax.unlearning.method import Plan
 from clujax.unlearning.optimizers import sgd
@@ -31,23 +35,23 @@ def train_on(
     momentum: float,
     weight_decay: float,
     loss: Callable | None = None,
-    annotate: Callable[[float], dict] | None = None,
+    annotate: Callable[[int], dict] | None = None,
     wrap: Callable[[optax.GradientTransformation], optax.GradientTransformation] | None = None,
 ) -> Plan:
     """A plan that trains `params` on `rows`, by default by cross-entropy.
 
     Args:
       loss: `loss(params, stats, batch, key) -> (scalar, (stats, metrics))`.
-      annotate: `annotate(progress)`, what a batch also holds at that share of the run.
+      annotate: `annotate(s)`, what the batch of step s also holds.
       wrap: `wrap(tx)` in place of the optimizer.
     """
     num_steps = math.ceil(epochs * num_batches(rows, batch_size))
     tx = sgd(learning_rate, num_steps, momentum=momentum, weight_decay=weight_decay)
     tx = wrap(tx) if wrap else tx
     batch_at = stream(request, rows, batch_size, key)
-    extra = annotate or (lambda progress: {})
+    extra = annotate or (lambda s: {})
     steps = {"remain": compiled_step(request, loss or descend(request), tx)}
-    return Plan(params, stats, tx, steps, lambda s: [("remain", batch_at(s) | extra(s / num_steps))], num_steps)
+    return Plan(params, stats, tx, steps, lambda s: [("remain", batch_at(s) | extra(s))], num_steps)
 
 
 def train_pairs(
@@ -75,9 +79,55 @@ def train_pairs(
     return Plan(request.params, request.stats, tx, steps, work, num_steps)
 
 
-def edited(request: Request, params: Any, **facts: Any) -> Plan:
-    """A plan that trains nothing: the edit was made while preparing."""
+def edited(request: Request, params: PyTree, **facts: Any) -> Plan:
+    """A plan that trains nothing: the edit was made while preparing. It gets the dtypes and the layout it started from."""
+
+    def like(new, old):
+        new = jnp.asarray(new, old.dtype)
+        return jax.device_put(new, old.sharding) if isinstance(old, jax.Array) else new
+
+    params = jax.tree.map(like, params, request.params)
     return Plan(params, request.stats, optax.identity(), {}, lambda s: [], 0, facts)
+
+
+def with_teachers(request: Request, **teachers: tuple[PyTree, PyTree]) -> dict[str, Any]:
+    """The network's stats beside teachers `name=(params, stats)`, for a plan that ends with `network_only`.
+
+    Teachers ride in the state: laid out like parameters, where closed-over arrays would be constants of the program.
+    """
+    return {"network": request.stats} | {name: {"params": p, "stats": s} for name, (p, s) in teachers.items()}
+
+
+def teach(request: Request, teacher: dict[str, PyTree], inputs: Array) -> Array:
+    """A teacher's logits, in eval mode."""
+    return request.classifier.apply(teacher["params"], teacher["stats"], inputs, train=False)[0]
+
+
+def network_only(params: PyTree, stats: dict[str, PyTree]) -> tuple[PyTree, PyTree]:
+    """`Plan.finish` for stats that hold more than the network's."""
+    return params, stats["network"]
+
+
+def float_inputs(request: Request, x: Any) -> tuple[Array, float | None]:
+    """Rows as float32 that the network reads as it reads `x`, and the size of a grey level; None where `x` is not pixels.
+
+    Some networks take integer pixels for 0 … 255 and floats for 0 … 1; one row tells which kind this one is.
+
+    Raises:
+      RequestError: integer inputs that the network reads unlike either.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        return jnp.asarray(x, jnp.float32), None
+    floats = jnp.asarray(x, jnp.float32)
+    look = lambda inputs: np.asarray(request.classifier.apply(request.params, request.stats, inputs, train=False)[0])
+    seen = look(jnp.asarray(x[:1]))
+    for step in (1.0, 1 / 255):
+        if np.allclose(look(floats[:1] * step), seen, rtol=1e-3, atol=1e-3):
+            return floats * step, step
+    raise RequestError(
+        "the network reads integer inputs neither as floats of 0 to 255 nor of 0 to 1, so that no gradient with respect to"
+        " them can be taken: give the request float inputs."
+    )
 
 
 def check_numbers(settings: dict, *, least: dict | None = None) -> None:

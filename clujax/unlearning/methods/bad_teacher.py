@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clujax.unlearning.losses import distillation
+from clujax.unlearning.losses import augmented, distillation
 from clujax.unlearning.method import Method, Plan
 from clujax.unlearning.optimizers import sgd
-from clujax.unlearning.plans import check_numbers
+from clujax.unlearning.plans import check_numbers, network_only, num_batches, teach, with_teachers
 from clujax.unlearning.request import compiled_step, forward, stream
 
 
@@ -26,42 +26,52 @@ def bad_teacher(
 ) -> Method:
     """Distil from an untrained teacher on forget rows and from the original on remaining rows, shuffled together.
 
+    Teachers are in eval mode and see the student's augmented inputs.
+
     Args:
       mean_over_classes: divide the loss by C, as published: the effective rate is then 1/C of a per-row mean.
       remain_fraction: share of the remaining rows that is used, drawn once (published: 0.3).
-      temperature: of both teachers and the student.
+      temperature: of both teachers and the student; the loss is not multiplied by its square, as published.
 
-    Source: Chundawat et al. 2023. Cost: one gradient and two forwards per step.
+    Source: Chundawat et al. 2023. Cost: one gradient and two forwards per step; memory: three copies of the network.
     """
     settings = dict(locals())
     check_numbers(settings)
     if not 0 < remain_fraction <= 1:
         raise ValueError(f"remain_fraction is {remain_fraction}; expected a share in (0, 1].")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a positive number.")
 
     def prepare(request, key):
         init_key, stream_key, subset_key = jax.random.split(key, 3)
-        bad_params, bad_stats = request.classifier.init(init_key, request.remain["x"][:1])
+        untrained = request.classifier.init(init_key, jnp.asarray(request.remain["x"][:1]))
         count = max(1, round(remain_fraction * len(request.remain["y"])))
         chosen = np.asarray(jax.random.permutation(subset_key, len(request.remain["y"])))[:count]
-        rows = {
-            "x": jnp.concatenate(
-                [jnp.asarray(request.forget["x"]), jnp.asarray(np.asarray(request.remain["x"])[chosen])]
-            ),
-            "forget": np.repeat([1.0, 0.0], [len(request.forget["y"]), count]).astype(np.float32),
-        }
-        num_steps = math.ceil(epochs * math.ceil(len(rows["forget"]) / batch_size))
+        sides = {"forget": request.forget, "remain": {n: np.asarray(request.remain[n])[chosen] for n in "xy"}}
+        rows = {name: np.concatenate([np.asarray(side[name]) for side in sides.values()]) for name in "xy"}
+        rows["forget"] = np.arange(len(rows["y"])) < len(request.forget["y"])
+        num_steps = math.ceil(epochs * num_batches(rows, batch_size))
         tx = sgd(learning_rate, num_steps, momentum=momentum, weight_decay=weight_decay)
         batch_at = stream(request, rows, batch_size, stream_key)
+        scale = temperature**2 * (request.num_classes if mean_over_classes else 1)
 
         def loss(params, stats, batch, key):
-            good, _ = request.classifier.apply(request.params, request.stats, batch["x"], train=False)
-            bad, _ = request.classifier.apply(bad_params, bad_stats, batch["x"], train=False)
-            target = jnp.where(batch["forget"][:, None] > 0, bad, good)
-            logits, stats = forward(request, params, stats, batch, key, train=True)
-            share = request.num_classes if mean_over_classes else 1
-            return jnp.mean(distillation(logits, target, temperature)) / share, (stats, {})
+            augment_key, network_key = jax.random.split(key)
+            shown = augmented(request, batch, augment_key)
+            good, bad = (teach(request, stats[name], shown["x"]) for name in ("good", "bad"))
+            target = jnp.where(batch["forget"][:, None], bad, good)
+            bare = request._replace(augment=None)
+            logits, network = forward(bare, params, stats["network"], shown, network_key, train=True)
+            return jnp.mean(distillation(logits, target, temperature)) / scale, (stats | {"network": network}, {})
 
-        steps = {"both": compiled_step(request, loss, tx)}
-        return Plan(request.params, request.stats, tx, steps, lambda s: [("both", batch_at(s))], num_steps)
+        return Plan(
+            request.params,
+            with_teachers(request, good=(request.params, request.stats), bad=untrained),
+            tx,
+            {"both": compiled_step(request, loss, tx)},
+            lambda s: [("both", batch_at(s))],
+            num_steps,
+            finish=network_only,
+        )
 
     return Method("bad_teacher", prepare, settings, frozenset({"forget", "remain", "init", "teacher"}))

@@ -2,13 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from clujax.models import Classifier
 from clujax.unlearning.losses import cross_entropy
 from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, train_on
+from clujax.unlearning.plans import check_numbers, float_inputs, train_on
 
 
 def boundary_shrink(
@@ -24,18 +23,21 @@ def boundary_shrink(
     """Learn for each forget row the class that an adversarial step of `radius` takes it to; no remaining rows are used.
 
     Args:
-      radius: of the step along the sign of the input gradient, as a share of the inputs' range.
+      radius: of the step along the sign of the input gradient, as a share of the inputs' range. A row whose step crosses no
+        boundary keeps its label; `facts["relabelled"]` is the share of the others.
       force: carry on with a request that is not of whole classes; by default that is an error.
 
-    Published rate: 1e-5. Source: Chen et al. 2023. Cost: one gradient for the labels, then one per step.
+    The network is in eval mode: BatchNorm averages stay as they are. Published rate: 1e-5.
+    Source: Chen et al. 2023. Cost: one gradient for the labels, then one per step.
     """
     settings = dict(locals())
     training = _checked(settings, "radius")
 
     def prepare(request, key):
-        x, y = jnp.asarray(request.forget["x"]), jnp.asarray(request.forget["y"])
-        found = boundary_labels(request.classifier, request.params, request.stats, x, y, radius)
-        rows = {"x": x, "y": found}
+        x, step = float_inputs(request, request.forget["x"])
+        y = jnp.asarray(request.forget["y"], jnp.int32)
+        found = boundary_labels(request.classifier, request.params, request.stats, x, y, radius, step)
+        rows = {"x": request.forget["x"], "y": found}
         plan = train_on(request, rows, request.params, request.stats, key, loss=_frozen_loss(request), **training)
         return plan._replace(facts={"relabelled": float(jnp.mean(found != y))})
 
@@ -75,7 +77,7 @@ def boundary_expand(
             wide = jnp.concatenate([logits, added[:, None]], -1)
             return jnp.mean(cross_entropy(wide, jnp.full(len(wide), request.num_classes))), (stats, {})
 
-        rows = {"x": request.forget["x"], "y": request.forget["y"]}
+        rows = {name: request.forget[name] for name in "xy"}
         start = {"network": request.params, "extra": extra}
         plan = train_on(request, rows, start, request.stats, stream_key, loss=loss, **training)
         return plan._replace(finish=lambda params, stats: (params["network"], stats))
@@ -84,21 +86,34 @@ def boundary_expand(
     return Method("boundary_expand", prepare, settings, frozenset(needs))
 
 
-def boundary_labels(classifier: Classifier, params, stats, x: Array, y: Array, radius: float) -> Int[Array, " n"]:
+def boundary_labels(
+    classifier: Classifier,
+    params: PyTree,
+    stats: PyTree,
+    x: Float[Array, "n ..."],
+    y: Int[Array, " n"],
+    radius: float,
+    grey: float | None = None,
+) -> Int[Array, " n"]:
     """The network's own label of each row after a step of `radius` times the inputs' range along its gradient's sign.
 
-    The step is clipped to that range; integer inputs (pixels) are rounded after it, as published.
+    Args:
+      grey: size of a grey level of pixels, whose range is 255 of them and to which the step is rounded, as published; None
+        for other inputs, whose range is that of `x`.
+
+    Cost: one gradient and one forward per row.
     """
-    pixels = jnp.issubdtype(x.dtype, jnp.integer)
-    low, high = (0.0, 255.0) if pixels else (jnp.min(x), jnp.max(x))
-    predict = jax.jit(lambda x: classifier.apply(params, stats, x, train=False)[0])
-    climb = jax.jit(jax.grad(lambda x, y: jnp.sum(cross_entropy(predict(x), y))))
-    found = []
-    for i in range(0, len(y), 500):
-        part = x[i : i + 500].astype(jnp.float32)
-        moved = jnp.clip(part + radius * (high - low) * jnp.sign(climb(part, y[i : i + 500])), low, high)
-        found.append(np.asarray(predict(jnp.round(moved) if pixels else moved).argmax(-1)))
-    return jnp.asarray(np.concatenate(found), y.dtype)
+    low, high = (jnp.min(x), jnp.max(x)) if grey is None else (0.0, 255 * grey)
+
+    @jax.jit
+    def moved_label(params, stats, x, y):
+        predict = lambda x: classifier.apply(params, stats, x, train=False)[0]
+        climb = jax.grad(lambda x: jnp.sum(cross_entropy(predict(x), y)))(x)
+        moved = jnp.clip(x + radius * (high - low) * jnp.sign(climb), low, high)
+        return predict(moved if grey is None else jnp.round(moved / grey) * grey).argmax(-1).astype(y.dtype)
+
+    parts = [moved_label(params, stats, x[i : i + 500], y[i : i + 500]) for i in range(0, len(y), 500)]
+    return jnp.concatenate(parts)
 
 
 def _frozen_loss(request):

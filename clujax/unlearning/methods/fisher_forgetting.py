@@ -19,30 +19,32 @@ def fisher_forgetting(
 
     Args:
       strength: α ≥ 0; its useful window is narrow (published 1e-9 to 3e-6) and moves with the network.
-      form: "golatkar": the exact diagonal Σ_y p_y (∂ℓ_y)², variance α min(1/H, 1e3) averaged over a kernel's inputs, tenfold
-        on the last layer and on vectors; "empirical": (∂ log p_y)² of the given labels, deviation min(√(α/F), 1e-3).
-      reset_class: for requests of whole classes (and "golatkar") also set their columns of the last layer to noise of
-        variance 1e-4.
+      form: "golatkar": the exact diagonal Σ_y p_y (∂ℓ_y)², variance α min(1/H, 1e3) (1e2 on the last layer) averaged over a
+        kernel's inputs, tenfold on the last layer and on vectors; "empirical": (∂ log p_y)² of the given labels, deviation
+        min(√(α/F), 1e-3), tenfold on the last layer.
+      reset_class: for requests of whole classes (and "golatkar") also draw their columns of the last layer anew, with mean 0
+        and variance 1e-4.
       max_rows: remaining rows that the Fisher is taken over, drawn at random; None takes all.
 
-    Source: Golatkar et al. 2020. Cost: C gradients per row for "golatkar", one for "empirical". Gradients are taken row by
-    row; the published code squares those of batches of 32.
+    α = 0 is the identity, but for the reset. Gradients are of single rows; the published code squares those of batches of 32.
+    Source: Golatkar et al. 2020. Cost: C gradients per row for "golatkar", one for "empirical".
     """
     settings = dict(locals())
     check_numbers(settings, least={"strength": 0, "max_rows": 1})
     check_choice("form", form, ("golatkar", "empirical"))
 
     def prepare(request, key):
-        fisher_key, noise_key, reset_key = jax.random.split(key, 3)
-        count = min(max_rows or len(request.remain["y"]), len(request.remain["y"]))
-        chosen = np.asarray(jax.random.permutation(fisher_key, len(request.remain["y"])))[:count]
+        rows_key, fisher_key, noise_key, reset_key = jax.random.split(key, 4)
+        head = request.classifier.head
+        whole = form == "golatkar" and reset_class and bool(head) and whole_classes(request)
+        if whole:
+            head_of(request.params, head)  # refuses a wrong path before the work
+        chosen = np.asarray(jax.random.permutation(rows_key, len(request.remain["y"])))[:max_rows]
         rows = {name: np.asarray(request.remain[name])[chosen] for name in "xy"}
         kind = "exact" if form == "golatkar" else "example"
         fisher = row_diagonal(request, rows, kind=kind, key=fisher_key)
-        head = request.classifier.head
-        deviation = noise_deviation(fisher, strength, form=form, num_classes=request.num_classes, head=head)
-        params = add_noise(noise_key, request.params, deviation)
-        if form == "golatkar" and reset_class and head and whole_classes(request):
+        params = add_noise(noise_key, request.params, noise_deviation(fisher, strength, form=form, head=head))
+        if whole:
             matrix = head_of(params, head)
             noise = 1e-2 * jax.random.normal(reset_key, matrix.shape, matrix.dtype)
             gone = np.isin(np.arange(matrix.shape[1]), np.asarray(request.forget["y"]))
@@ -52,25 +54,27 @@ def fisher_forgetting(
     return Method("fisher_forgetting", prepare, settings)
 
 
-def noise_deviation(
-    fisher: PyTree, strength: float, *, form: str, num_classes: int, head: tuple[str, ...] = ()
-) -> PyTree:
-    """Standard deviation of each weight's noise from a Fisher diagonal of the remaining rows; 0 for `strength` 0."""
+def noise_deviation(fisher: PyTree, strength: float, *, form: str, head: tuple[str, ...] = ()) -> PyTree:
+    """Standard deviation of each weight's noise from a Fisher diagonal of the remaining rows; 0 for `strength` 0.
 
-    def empirical(leaf):
+    Kernels are [..., inputs, outputs]; `head` is the path of the last layer, () when it is not known.
+    """
+
+    def is_last(path):
+        return bool(head) and tuple(getattr(part, "key", None) for part in path)[: len(head)] == tuple(head)
+
+    def empirical(path, leaf):
         deviation = jnp.minimum(jnp.sqrt(strength / jnp.maximum(leaf, 1e-30)), 1e-3)
-        return deviation * jnp.where(leaf.shape[-1:] == (num_classes,), 10.0, 1.0) if strength else jnp.zeros_like(leaf)
+        return deviation * (10.0 if is_last(path) else 1.0)
 
     def golatkar(path, leaf):
-        last = tuple(getattr(part, "key", None) for part in path)[: len(head)] == tuple(head) and bool(head)
+        last = is_last(path)
         variance = strength * jnp.minimum(1 / (leaf + 1e-8), 1e2 if last else 1e3)
         if leaf.ndim > 1:
-            variance = jnp.broadcast_to(variance.mean(tuple(range(leaf.ndim - 1)), keepdims=True), leaf.shape)
+            variance = jnp.broadcast_to(variance.mean(-2, keepdims=True), leaf.shape)
         return jnp.sqrt(variance * (10.0 if last or leaf.ndim <= 1 else 1.0))
 
-    return (
-        jax.tree.map(empirical, fisher) if form == "empirical" else jax.tree_util.tree_map_with_path(golatkar, fisher)
-    )
+    return jax.tree_util.tree_map_with_path(empirical if form == "empirical" else golatkar, fisher)
 
 
 def add_noise(key: PRNGKeyArray, params: PyTree, deviation: PyTree) -> PyTree:
@@ -78,7 +82,7 @@ def add_noise(key: PRNGKeyArray, params: PyTree, deviation: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     noisy = [
-        (leaf + scale * jax.random.normal(k, leaf.shape)).astype(leaf.dtype)
+        (leaf + scale * jax.random.normal(k, leaf.shape, scale.dtype)).astype(leaf.dtype)
         for k, leaf, scale in zip(keys, leaves, structure.flatten_up_to(deviation), strict=True)
     ]
     return jax.tree.unflatten(structure, noisy)

@@ -6,6 +6,7 @@ import optax
 
 from clujax.unlearning.losses import adaptive_ascent, objective_loss
 from clujax.unlearning.method import Method, Plan
+from clujax.unlearning.plans import check_numbers, num_batches
 from clujax.unlearning.request import compiled_step, stream
 
 
@@ -16,32 +17,35 @@ def gradient_ascent(
     learning_rate: float = 1e-3,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
-    max_norm: float = 0.1,
+    max_norm: float | None = 0.1,
+    train: bool = False,
 ) -> Method:
-    """Maximise cross-entropy on the forget rows, clipped, in eval mode (BatchNorm averages stay).
+    """Maximise cross-entropy on the forget rows at a constant rate.
 
-    Bounded below by nothing: the window between no effect and collapse is about a decade of learning rate wide.
-    Cost: one gradient per step.
+    Bounded by nothing: the window between no effect and collapse is about a decade of learning rate wide.
+
+    Args:
+      max_norm: global norm that gradients are clipped to; None does not clip.
+      train: run in train mode, where BatchNorm's averages follow the forget rows (SalUn's code); by default they stay.
+
+    Source: the form of SFR-on's table (published rate 1e-4). Cost: one gradient per step.
     """
     settings = dict(locals())
+    check_numbers(settings)
+    if max_norm is not None and not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm}; expected a positive norm, or None for no clipping.")
 
     def prepare(request, key):
-        num_steps = math.ceil(epochs * math.ceil(len(request.forget["y"]) / batch_size))
+        num_steps = math.ceil(epochs * num_batches(request.forget, batch_size))
         tx = optax.chain(
-            optax.clip_by_global_norm(max_norm),
+            optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm),
             optax.add_decayed_weights(weight_decay),
             optax.trace(momentum),
             optax.scale_by_learning_rate(learning_rate),
         )
         batch_at = stream(request, request.forget, batch_size, key)
-        steps = {"forget": compiled_step(request, objective_loss(request, adaptive_ascent(0.0), train=False), tx)}
-        return Plan(
-            request.params,
-            request.stats,
-            tx,
-            steps,
-            lambda s: [("forget", batch_at(s) | {"weight": 1.0})],
-            num_steps,
-        )
+        loss = objective_loss(request, adaptive_ascent(0.0), train=train)
+        work = lambda s: [("forget", batch_at(s) | {"weight": 1.0})]
+        return Plan(request.params, request.stats, tx, {"forget": compiled_step(request, loss, tx)}, work, num_steps)
 
     return Method("gradient_ascent", prepare, settings, frozenset({"forget"}))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from clujax.unlearning.losses import cross_entropy, l1_penalty
 from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, train_on
+from clujax.unlearning.plans import check_numbers, num_batches, train_on
 from clujax.unlearning.request import forward
 
 
@@ -38,6 +38,7 @@ def l1_sparse(
         return loss
 
     def prepare(request, key):
+        per_epoch = num_batches(request.remain, batch_size)
         return train_on(
             request,
             request.remain,
@@ -45,18 +46,18 @@ def l1_sparse(
             request.stats,
             key,
             loss=loss_of(request),
-            annotate=lambda progress: {"strength": falling(strength, progress * epochs, epochs - free)},
+            annotate=lambda s: {"strength": falling(strength, s // per_epoch, epochs - free)},
             **training,
         )
 
     return Method("l1_sparse", prepare, settings, frozenset({"remain"}))
 
 
-def falling(strength: float, epoch: float, until: float) -> float:
-    """α (1 − ⌊epoch⌋/until), 0 from `until` on.
+def falling(strength: float, epoch: int, until: float) -> float:
+    """α (1 − epoch/until), 0 from `until` on.
 
     Example:
-      >>> [falling(1.0, epoch, 4.0) for epoch in (0.0, 1.5, 3.9, 4.0, 9.0)]
+      >>> [falling(1.0, epoch, 4.0) for epoch in (0, 1, 3, 4, 9)]
       [1.0, 0.75, 0.25, 0.0, 0.0]
     """
-    return strength * max(0.0, 1 - int(epoch) / until)
+    return strength * max(0.0, 1 - epoch / until)

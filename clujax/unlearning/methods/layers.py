@@ -26,7 +26,8 @@ def cf_k(
 ) -> Method:
     """Catastrophically forget the last k layers: finetune them on the remaining rows, all others as they are to the bit.
 
-    What frozen layers know stays. `order` as for `last_layers`.
+    What frozen layers know stays; their BatchNorm averages too, though in training they normalise by the batch, like the
+    others. `order` as for `last_layers`.
     Source: Goel et al. 2022. Cost: one gradient per step.
     """
     settings = dict(locals())
@@ -85,6 +86,9 @@ def last_layers(params: PyTree, k: int, head: str, order: Sequence[Sequence[str]
             place = len(params) + max(map(_number, params)) if name == head else int(found[1]) if found else -1
             numbered.setdefault(place, []).append(name)
         order = [numbered[place] for place in sorted(numbered)]
+    strange = [name for names in order for name in names if name not in params]
+    if strange:
+        raise RequestError(f"order names {strange}; the modules are {list(params)}.")
     if not 1 <= k <= len(order):
         raise RequestError(f"k is {k}; expected 1 to {len(order)} layers: {[list(names) for names in order]}.")
     return frozenset(name for names in order[-k:] for name in names)

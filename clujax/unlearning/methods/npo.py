@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from clujax.unlearning.losses import cross_entropy, npo_loss, sim_npo_loss
+from clujax.unlearning.losses import augmented, cross_entropy, npo_loss, sim_npo_loss
 from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, train_pairs
+from clujax.unlearning.plans import check_numbers, network_only, teach, train_pairs, with_teachers
 from clujax.unlearning.request import forward
 
 
@@ -21,14 +21,14 @@ def npo(
 ) -> Method:
     """Negative preference optimisation: −(2/β) log σ(β(ℓ − ℓ_original)) on forget, plus cross-entropy on remain.
 
-    β is `strength`. Bounded, unlike gradient ascent, which it becomes as β → 0.
-    Source: Zhang et al. 2024. Cost: two gradients and one forward per step.
+    β is `strength`. Bounded, unlike gradient ascent, which it becomes as β → 0. The reference, ℓ_original, is taken in eval
+    mode on the same augmented inputs.
+    Source: Zhang et al. 2024. Cost: two gradients and one forward per step; memory: a second copy of the network.
     """
     settings = dict(locals())
 
-    def forgetting(request, losses, batch):
-        logits, _ = request.classifier.apply(request.params, request.stats, batch["x"], train=False)
-        return npo_loss(losses, jax.lax.stop_gradient(cross_entropy(logits, batch["y"])), strength)
+    def forgetting(losses, reference):
+        return npo_loss(losses, reference, strength)
 
     return _preference("npo", forgetting, settings, frozenset({"forget", "remain", "teacher"}))
 
@@ -50,7 +50,7 @@ def sim_npo(
     """
     settings = dict(locals())
 
-    def forgetting(request, losses, batch):
+    def forgetting(losses, reference):
         return sim_npo_loss(losses, strength, margin)
 
     return _preference("sim_npo", forgetting, settings, frozenset({"forget", "remain"}))
@@ -66,14 +66,21 @@ def _preference(name, forgetting, settings, needs):
 
     def prepare(request, key):
         def loss(params, stats, batch, key):
-            forget_key, remain_key = jax.random.split(key)
-            forget, stats = forward(request, params, stats, batch["forget"], forget_key, train=True)
-            remain, stats = forward(request, params, stats, batch["remain"], remain_key, train=True)
-            losses = cross_entropy(forget, batch["forget"]["y"])
+            augment_key, forget_key, remain_key = jax.random.split(key, 3)
+            shown = augmented(request, batch["forget"], augment_key)
+            reference = None
+            if "teacher" in needs:
+                reference = cross_entropy(teach(request, stats["teacher"], shown["x"]), shown["y"])
+            bare = request._replace(augment=None)
+            forget, network = forward(bare, params, stats["network"], shown, forget_key, train=True)
+            remain, network = forward(request, params, network, batch["remain"], remain_key, train=True)
+            losses = cross_entropy(forget, shown["y"])
             keeping = jnp.mean(cross_entropy(remain, batch["remain"]["y"]))
-            total = jnp.mean(forgetting(request, losses, batch["forget"])) + settings["remain_weight"] * keeping
-            return total, (stats, {"forget_loss": jnp.mean(losses), "remain_loss": keeping})
+            total = jnp.mean(forgetting(losses, reference)) + settings["remain_weight"] * keeping
+            return total, (stats | {"network": network}, {"forget_loss": jnp.mean(losses), "remain_loss": keeping})
 
-        return train_pairs(request, loss, key, **training)
+        teachers = {"teacher": (request.params, request.stats)} if "teacher" in needs else {}
+        plan = train_pairs(request, loss, key, **training)
+        return plan._replace(stats=with_teachers(request, **teachers), finish=network_only)
 
     return Method(name, prepare, settings, needs)

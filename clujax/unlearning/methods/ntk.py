@@ -23,12 +23,13 @@ def ntk(
       scale: of the step; the published code fits it to the norm of the way walked.
       around: "trained", or "initial" (exact for models linear in their parameters; needs the request's `initial`).
       iterations: of conjugate gradients, for each of the two solves.
-      max_rows: refuse larger requests: all rows pass through the network at once.
+      max_rows: refuse larger requests.
 
-    Source: Golatkar et al. 2020b. Cost: 2·`iterations` passes over all rows, twice.
+    The network is in eval mode; all rows pass through it at once.
+    Source: Golatkar et al. 2020b. Cost: 2·`iterations` passes over all rows, twice; memory: activations of all rows.
     """
     settings = dict(locals())
-    check_numbers(settings, least={"iterations": 1, "max_rows": 1})
+    check_numbers(settings, least={"scale": 0, "iterations": 1, "max_rows": 1})
     check_choice("around", around, ("trained", "initial"))
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}; expected a positive number.")
@@ -43,13 +44,13 @@ def ntk(
         solver = lineax.CG(rtol=1e-6, atol=1e-6, max_steps=iterations)
 
         @jax.jit
-        def shift(x, y):
+        def shift(base, x, y):
             outputs = lambda params: request.classifier.apply(params, request.stats, x, train=False)[0]
             return tangent_weights(outputs, base, jax.nn.one_hot(y, request.num_classes), ridge * len(y), solver)
 
         forget, remain = ((jnp.asarray(rows["x"]), jnp.asarray(rows["y"])) for rows in (request.forget, request.remain))
         every = [jnp.concatenate(pair) for pair in zip(forget, remain, strict=True)]
-        kept, whole = shift(*remain), shift(*every)
+        kept, whole = shift(base, *remain), shift(base, *every)
         return edited(request, jax.tree.map(lambda p, r, d: p + scale * (r - d), request.params, kept, whole))
 
     needs = {"forget", "remain"} | ({"initial"} if around == "initial" else set())

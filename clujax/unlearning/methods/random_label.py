@@ -54,10 +54,12 @@ def relabelling_plan(request, key, *, labels, redraw, order, epochs, batch_size,
     """The plan of `random_label`; `wrap(tx)` may wrap the optimizer."""
     label_key, stream_key = jax.random.split(key)
     draw = LABELS[labels]
-    drawn = draw(label_key, jnp.asarray(request.forget["y"]), request.num_classes)
-    forget = {"x": jnp.asarray(request.forget["x"]), "y": drawn, "forget": jnp.ones(len(drawn), bool)}
-    remain = {"x": jnp.asarray(request.remain["x"]), "y": jnp.asarray(request.remain["y"])}
-    remain["forget"] = jnp.zeros(len(remain["y"]), bool)
+    sides = []
+    for rows, is_forget in ((request.forget, True), (request.remain, False)):
+        own = jnp.asarray(rows["y"], jnp.int32)
+        learnt = draw(label_key, own, request.num_classes) if is_forget else own
+        sides.append({"x": jnp.asarray(rows["x"]), "y": learnt, "own": own, "forget": jnp.full(len(own), is_forget)})
+    forget, remain = sides
 
     def loss(params, stats, batch, key):
         label_key, network_key = jax.random.split(key)
@@ -68,7 +70,6 @@ def relabelling_plan(request, key, *, labels, redraw, order, epochs, batch_size,
         logits, stats = forward(request, params, stats, batch, network_key, train=True)
         return jnp.mean(cross_entropy(logits, wanted)), (stats, {})
 
-    forget["own"], remain["own"] = jnp.asarray(request.forget["y"]), remain["y"]
     if order == "shuffled":
         both = {name: jnp.concatenate([forget[name], remain[name]]) for name in forget}
         shared = {"epochs": epochs, "batch_size": batch_size, "loss": loss, "wrap": wrap} | optimizer

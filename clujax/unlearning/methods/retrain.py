@@ -3,7 +3,7 @@
 import jax
 
 from clujax.unlearning.method import Method
-from clujax.unlearning.plans import train_on
+from clujax.unlearning.plans import check_numbers, train_on
 
 
 def retrain(
@@ -17,8 +17,10 @@ def retrain(
     """Train a fresh initialisation on the remaining rows with the original recipe.
 
     The reference that every other method is read against; two of them with different keys give the noise floor.
+    Cost: one gradient per step.
     """
     settings = dict(locals())
+    check_numbers(settings)
 
     def prepare(request, key):
         init_key, stream_key = jax.random.split(key)

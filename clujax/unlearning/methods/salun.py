@@ -1,6 +1,7 @@
 """SalUn: random labels, moving only the weights that matter most to the forget rows."""
 
 import jax
+import jax.numpy as jnp
 
 from clujax.data import padded
 from clujax.geometry import density, top_fraction_mask
@@ -24,10 +25,14 @@ def salun(
 ) -> Method:
     """Random label with a saliency mask: the largest |Σ ∇ loss(forget)|, ranked over all parameters together.
 
-    Masked weights keep their value to the bit: neither momentum nor weight decay moves them. `labels`, `redraw` and `order`
-    as for `random_label`.
+    Weights that the mask leaves out keep their value to the bit: neither momentum nor weight decay moves them.
+
+    Args:
+      fraction: τ in (0, 1]; exactly ⌊τ P⌋ weights move, of equals the first.
+      labels, redraw, order: as for `random_label`.
+
     Source: Fan et al. 2024 (SalUn), with the masked restore of its current code. Cost: one pass over the forget rows,
-    then one gradient per step.
+    then one gradient per step; memory: a byte per weight for the mask.
     """
     settings = dict(locals())
     check_random_labels(settings)
@@ -44,19 +49,20 @@ def salun(
 
 
 def summed_gradient(request, batch_size):
-    """Σ over batches of the gradient of the mean cross-entropy of the forget rows, in eval mode."""
+    """Σ over batches of the gradient of the mean cross-entropy of the forget rows, in eval mode; float32 or wider."""
 
     @jax.jit
-    def add(total, batch):
+    def add(total, params, batch):
         def loss(params):
             logits, _ = request.classifier.apply(params, request.stats, batch["x"], train=False)
             return (cross_entropy(logits, batch["y"]) * batch["weight"]).sum() / batch["weight"].sum()
 
-        return jax.tree.map(lambda a, b: a + b, total, jax.grad(loss)(request.params))
+        return jax.tree.map(jnp.add, total, jax.grad(loss)(params))
 
-    total = jax.tree.map(lambda leaf: leaf * 0, request.params)
+    wide = lambda leaf: jnp.zeros_like(leaf, dtype=jnp.promote_types(leaf.dtype, jnp.float32))
+    total = jax.tree.map(wide, request.params)
     for batch in padded({"x": request.forget["x"], "y": request.forget["y"]}, batch_size):
-        total = add(total, batch)
+        total = add(total, request.params, batch)
     return total
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 
 from clujax.errors import RequestError
-from clujax.unlearning.losses import cross_entropy, distillation
+from clujax.unlearning.losses import augmented, cross_entropy, distillation
 from clujax.unlearning.method import Method, Plan
+from clujax.unlearning.metrics import predict
 from clujax.unlearning.optimizers import sgd
-from clujax.unlearning.plans import check_numbers, num_batches
+from clujax.unlearning.plans import check_numbers, network_only, num_batches, teach, with_teachers
 from clujax.unlearning.request import compiled_step, forward, stream
 
 
@@ -20,6 +21,7 @@ def scrub(
     epochs: int = 6,
     forget_epochs: int = 2,
     batch_size: int = 128,
+    forget_batch_size: int | None = None,
     learning_rate: float = 1e-3,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
@@ -30,136 +32,135 @@ def scrub(
 ) -> Method:
     """Alternate a pass that maximises KL(teacher ‖ student) on forget with one of γ·CE + α·KL on remain.
 
-    The first `forget_epochs` epochs begin with a forget pass; the teacher is the original network. `inner(steps)` replaces
-    the optimizer (published for small networks: Adam).
-    Source: Kurmanji et al. 2023, γ = supervision, α = imitation. Cost: one gradient and one forward per step.
+    The teacher is the original network in eval mode, on the same augmented inputs as the student, which is in train mode.
+
+    Args:
+      epochs: passes over the remaining rows.
+      forget_epochs: how many of them, from the first, begin with a pass over the forget rows; 0 leaves finetuning.
+      forget_batch_size: of the forget passes; None takes `batch_size` (published: 32 beside 128).
+      temperature: T of KL, which is multiplied by T².
+      supervision, imitation: γ and α.
+      inner: `inner(steps) -> transformation`, replaces the optimizer (published for small networks: Adam).
+
+    Source: Kurmanji et al. 2023. Cost: one gradient and one forward per step; memory: a second copy of the network.
     """
     settings = dict(locals())
-    check_numbers(settings, least={"forget_epochs": 0, "supervision": 0, "imitation": 0})
-    return Method(
-        "scrub",
-        lambda request, key: _plan(request, key, **settings),
-        settings,
-        frozenset({"forget", "remain", "teacher"}),
-    )
+    check_numbers(settings, least={"forget_epochs": 0, "forget_batch_size": 1, "supervision": 0, "imitation": 0})
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a positive number.")
+    for name in ("epochs", "forget_epochs"):
+        if settings[name] != int(settings[name]):
+            raise ValueError(f"{name} is {settings[name]}; expected whole passes.")
+    needs = frozenset({"forget", "remain", "teacher"})
+    return Method("scrub", lambda request, key: _plan(request, key, settings), settings, needs)
 
 
 def scrub_r(*, epochs: int = 6, **settings) -> Method:
     """SCRUB with rewinding: of the network after each epoch, 0 included, the one that has forgotten just enough.
 
     That is the one whose error on the forget rows is nearest to the last network's error on validation rows of the same
-    classes. Settings as `scrub`. Memory: `epochs` + 1 copies of the network. Cost: as `scrub`, and a forward pass over the
-    forget rows for each epoch at the end.
+    classes; the first of equals. Settings as `scrub`. Memory: `epochs` + 1 more copies of the network, which checkpoints hold
+    too. Cost: as `scrub`, and a forward pass over the forget rows for each epoch at the end.
     """
     method = scrub(epochs=epochs, **settings)
-    full = method.settings
 
     def prepare(request, key):
-        plan = _plan(request, key, **full)
         kinds = np.unique(np.asarray(request.forget["y"]))
         alike = np.isin(np.asarray(request.validation["y"]), kinds)
         if not alike.any():
             raise RequestError(
                 f"validation has no row of the forgotten classes {kinds.tolist()}, which SCRUB+R measures its target on."
             )
-        ends = _epoch_ends(request, full)
-        keep = lambda kept, params, stats, place: jax.tree.map(
-            lambda all_, leaf: all_.at[place].set(leaf), kept, (params, stats)
-        )
+        unseen = {name: np.asarray(request.validation[name])[alike] for name in "xy"}
+        plan = _plan(request, key, method.settings)
+        epoch_of = {end: epoch for epoch, end in enumerate(plan.facts["epoch_ends"], 1)}
         kept = jax.tree.map(lambda leaf: jnp.stack([leaf] * (epochs + 1)), (request.params, request.stats))
 
         def work(s):
-            return [*plan.work(s), *([("keep", ends.index(s + 1) + 1)] if s + 1 in ends else [])]
+            return [*plan.work(s), *([("keep", epoch_of[s + 1])] if s + 1 in epoch_of else [])]
 
-        def inside(step):
+        def without_kept(step):
             def run(state, batch):
-                kept = state.stats["kept"]
-                new, metrics = step(state._replace(stats=state.stats["network"]), batch)
-                return new._replace(stats={"network": new.stats, "kept": kept}), metrics
+                stats = dict(state.stats)
+                kept = stats.pop("kept")
+                new, metrics = step(state._replace(stats=stats), batch)
+                return new._replace(stats=new.stats | {"kept": kept}), metrics
 
             return run
 
-        def keep_step(state, place):
-            kept = keep(state.stats["kept"], state.params, state.stats["network"], place)
+        def keep(state, epoch):
+            now = (state.params, state.stats["network"])
+            kept = jax.tree.map(lambda all_, leaf: all_.at[epoch].set(leaf), state.stats["kept"], now)
             return state._replace(stats=state.stats | {"kept": kept}), {"finite": True}
 
         def finish(params, stats):
-            target = _error(
-                request, params, stats["network"], request.validation["x"][alike], request.validation["y"][alike]
-            )
+            target = _error(request, params, stats["network"], unseen)
             candidates = [jax.tree.map(lambda leaf, e=e: leaf[e], stats["kept"]) for e in range(epochs + 1)]
-            errors = [_error(request, *candidate, request.forget["x"], request.forget["y"]) for candidate in candidates]
+            errors = [_error(request, *candidate, request.forget) for candidate in candidates]
             return candidates[int(np.argmin(np.abs(np.array(errors) - target)))]
 
-        steps = {name: inside(step) for name, step in plan.steps.items()} | {"keep": keep_step}
-        stats = {"network": request.stats, "kept": kept}
-        return plan._replace(stats=stats, steps=steps, work=work, finish=finish)
+        steps = {name: without_kept(step) for name, step in plan.steps.items()} | {"keep": keep}
+        return plan._replace(stats=plan.stats | {"kept": kept}, steps=steps, work=work, finish=finish)
 
-    return Method("scrub_r", prepare, full, method.needs | {"validation"})
+    return Method("scrub_r", prepare, method.settings, method.needs | {"validation"})
 
 
-def _error(request, params, stats, x, y, size=500):
+def _error(request, params, stats, rows):
     """Share of rows that are classified wrongly, in eval mode."""
-    x, y = np.asarray(x), np.asarray(y)
-    predict = jax.jit(lambda x: request.classifier.apply(params, stats, x, train=False)[0].argmax(-1))
-    return float(np.mean(np.concatenate([predict(x[i : i + size]) for i in range(0, len(y), size)]) != y))
+    return float(np.mean(predict(request.classifier, params, stats, rows["x"]).argmax(-1) != np.asarray(rows["y"])))
 
 
-def _epoch_ends(request, settings):
-    """Steps after which each epoch is over."""
-    forget, remain = (num_batches(rows, settings["batch_size"]) for rows in (request.forget, request.remain))
-    lengths = [remain + (forget if epoch < settings["forget_epochs"] else 0) for epoch in range(settings["epochs"])]
-    return np.cumsum(lengths).tolist()
-
-
-def _plan(
-    request,
-    key,
-    *,
-    epochs,
-    forget_epochs,
-    batch_size,
-    learning_rate,
-    momentum,
-    weight_decay,
-    temperature,
-    supervision,
-    imitation,
-    inner,
-):
+def _plan(request, key, settings):
     forget_key, remain_key = jax.random.split(key)
-    per_forget, per_remain = (num_batches(rows, batch_size) for rows in (request.forget, request.remain))
-    names = []
-    for epoch in range(epochs):
-        names += ["forget"] * (per_forget if epoch < forget_epochs else 0) + ["remain"] * per_remain
-    positions = [names[:s].count(name) for s, name in enumerate(names)]
-    streams = {
-        "forget": stream(request, request.forget, batch_size, forget_key),
-        "remain": stream(request, request.remain, batch_size, remain_key),
-    }
-    tx = inner(len(names)) if inner else sgd(learning_rate, len(names), momentum=momentum, weight_decay=weight_decay)
-
-    def teacher(batch):
-        return jax.lax.stop_gradient(
-            request.classifier.apply(request.params, request.stats, batch["x"], train=False)[0]
+    size, temperature = settings["batch_size"], settings["temperature"]
+    forget_size = settings["forget_batch_size"] or size
+    per_forget, per_remain = num_batches(request.forget, forget_size), num_batches(request.remain, size)
+    forget_at = stream(request, request.forget, forget_size, forget_key)
+    remain_at = stream(request, request.remain, size, remain_key)
+    both, long = min(settings["forget_epochs"], settings["epochs"]), per_forget + per_remain
+    epoch_ends = [min(e, both) * per_forget + e * per_remain for e in range(1, int(settings["epochs"]) + 1)]
+    num_steps = epoch_ends[-1] if epoch_ends else 0
+    if settings["inner"]:
+        tx = settings["inner"](num_steps)
+    else:
+        tx = sgd(
+            **{name: settings[name] for name in ("learning_rate", "momentum", "weight_decay")}, num_steps=num_steps
         )
 
+    def work(s):
+        epoch, place = divmod(s, long)
+        if epoch >= both:
+            return [("remain", remain_at(s - int(both) * per_forget))]
+        if place < per_forget:
+            return [("forget", forget_at(epoch * per_forget + place))]
+        return [("remain", remain_at(epoch * per_remain + place - per_forget))]
+
+    def compare(params, stats, batch, key):
+        """Logits, mean KL to the teacher, and stats."""
+        augment_key, network_key = jax.random.split(key)
+        shown = augmented(request, batch, augment_key)
+        logits, network = forward(
+            request._replace(augment=None), params, stats["network"], shown, network_key, train=True
+        )
+        divergence = jnp.mean(distillation(logits, teach(request, stats["teacher"], shown["x"]), temperature))
+        return logits, divergence, stats | {"network": network}
+
     def away(params, stats, batch, key):
-        logits, stats = forward(request, params, stats, batch, key, train=True)
-        return -jnp.mean(distillation(logits, teacher(batch), temperature)), (stats, {})
+        _, divergence, stats = compare(params, stats, batch, key)
+        return -divergence, (stats, {})
 
     def close(params, stats, batch, key):
-        logits, stats = forward(request, params, stats, batch, key, train=True)
-        imitate = jnp.mean(distillation(logits, teacher(batch), temperature))
-        learn = jnp.mean(cross_entropy(logits, batch["y"]))
-        return supervision * learn + imitation * imitate, (stats, {})
+        logits, divergence, stats = compare(params, stats, batch, key)
+        learning = jnp.mean(cross_entropy(logits, batch["y"]))
+        return settings["supervision"] * learning + settings["imitation"] * divergence, (stats, {})
 
-    steps = {"forget": compiled_step(request, away, tx), "remain": compiled_step(request, close, tx)}
     return Plan(
         request.params,
-        request.stats,
+        with_teachers(request, teacher=(request.params, request.stats)),
         tx,
-        steps,
-        lambda s: [(names[s], streams[names[s]](positions[s]))],
-        len(names),
+        {"forget": compiled_step(request, away, tx), "remain": compiled_step(request, close, tx)},
+        work,
+        num_steps,
+        {"epoch_ends": epoch_ends},
+        network_only,
     )

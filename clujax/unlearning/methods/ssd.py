@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from clujax.geometry import density
@@ -29,8 +30,7 @@ def ssd(*, selection: float = 10.0, dampening: float = 1.0, fisher: str = "batch
 
     def prepare(request, key):
         every = {
-            name: jnp.concatenate([jnp.asarray(request.forget[name]), jnp.asarray(request.remain[name])])
-            for name in "xy"
+            name: np.concatenate([np.asarray(request.forget[name]), np.asarray(request.remain[name])]) for name in "xy"
         }
         importance = partial(row_diagonal, request, kind=fisher, batch_size=batch_size)
         all_key, forget_key = jax.random.split(key)
