@@ -101,14 +101,18 @@ def networks(p: dict) -> dict:
 
 def table(p: dict) -> dict[str, dict]:
     """Relative distance to the retrained weights, and every metric, of every network."""
-    found, reference = {}, None
-    weights = networks(p)
-    for name, w in weights.items():
-        cache = {side: (np.asarray(SCALE * p["phi"][side] @ w, np.float32), p["labels"][side]) for side in p["phi"]}
-        values = evaluate(cache, reference and reference[0])
-        reference = reference or (cache, values)
-        distance = float(jnp.linalg.norm(w - weights["Retrain"]) / jnp.linalg.norm(weights["Retrain"]))
-        found[name] = values | summary(values, reference[1]) | {"distance": distance}
+    with jax.enable_x64(True):
+        weights = networks(p)
+        truth = weights["Retrain"]
+        distance = {name: float(jnp.linalg.norm(w - truth) / jnp.linalg.norm(truth)) for name, w in weights.items()}
+        caches = {
+            name: {side: (np.asarray(SCALE * phi @ w, np.float32), p["labels"][side]) for side, phi in p["phi"].items()}
+            for name, w in weights.items()
+        }
+    found, retrained = {}, evaluate(caches["Retrain"])
+    for name, cache in caches.items():
+        values = evaluate(cache, None if name == "Retrain" else caches["Retrain"])
+        found[name] = values | summary(values, retrained) | {"distance": distance[name]}
     return found
 
 
@@ -122,7 +126,8 @@ def audit(p: dict, key) -> dict[str, dict]:
     labels = jnp.asarray(p["labels"]["forget"])
     limit = random_features.sgd_limit
 
-    def one(key, learnt):
+    def one(arrays, key, learnt):
+        remain, pool, y_remain, y_pool = arrays
         start_key, other_key, label_key = jax.random.split(key, 3)
         start, other = (0.1 * jax.random.normal(k, p["start"].shape, jnp.float64) for k in (start_key, other_key))
         rows, targets = pool[learnt], y_pool[learnt]
@@ -143,7 +148,9 @@ def audit(p: dict, key) -> dict[str, dict]:
     np.put_along_axis(assigned, chosen, True, 1)
     whole = np.tile(np.arange(POOL), (MODELS, 1))
     with jax.enable_x64(True):
-        run = jax.jit(lambda keys, chosen: jax.lax.map(lambda item: one(*item), (keys, chosen)))
+        arrays = remain, pool, y_remain, y_pool
+        each = jax.jit(lambda arrays, keys, rows: jax.lax.map(lambda item: one(arrays, *item), (keys, rows)))
+        run = partial(each, arrays)
         logits = run(keys[1:], chosen)
         unlearned = run(jax.random.split(jax.random.fold_in(key, 1), MODELS), whole)
         retrained = run(jax.random.split(jax.random.fold_in(key, 2), MODELS), whole)["Retrain"]

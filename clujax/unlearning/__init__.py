@@ -1,13 +1,26 @@
 """Machine unlearning: carry out a forget request, and show beside retraining what was achieved.
 
 In a notebook: make a `Request`, choose a method (`sfron`, `salun`, ...), call `unlearn`, then `predictions` and
-`evaluate`. From the command line: `clujax run configs/unlearning/demo.py --workdir DIR`.
+`evaluate`. From the command line: `clujax run configs/unlearning/demo.py --workdir DIR`. Attacks on cached logits are in
+`clujax.unlearning.attacks`, the exactly solvable problem in `clujax.unlearning.random_features`.
 """
 
+from clujax.unlearning import attacks, distances, heads, random_features
 from clujax.unlearning.attacks import entropy_attack, fit_logistic
+from clujax.unlearning.cases import Case, case_for
 from clujax.unlearning.decomposition import parts_probe
+from clujax.unlearning.ensembles import (
+    Ensemble,
+    ensemble_logits,
+    memorization_scores,
+    repeated,
+    subset_masks,
+    train_ensemble,
+    u_lira_scores,
+)
 from clujax.unlearning.heads import Certificate, certify_head
 from clujax.unlearning.importance import balanced_mask, fisher_diagonals, load_diagonals, save_diagonals
+from clujax.unlearning.intervals import bootstrap_interval, noise_ellipse, paired_gap_interval, t_interval
 from clujax.unlearning.losses import adaptive_ascent, random_relabel, wrong_labels
 from clujax.unlearning.method import Method, Outcome, Plan, unlearn
 from clujax.unlearning.methods import (
@@ -39,58 +52,82 @@ from clujax.unlearning.methods import (
     ssd,
     unsir,
 )
-from clujax.unlearning.metrics import METRICS, evaluate, gaps, predict, predictions
+from clujax.unlearning.metrics import METRICS, evaluate, gaps, predict, predictions, row_outcomes, summary
+from clujax.unlearning.relearning import Relearning, relearn_time
 from clujax.unlearning.request import Request, check_request
+from clujax.unlearning.sweep import sweep
 
 __all__ = [
-    "boundary_expand",
-    "boundary_shrink",
-    "fisher_forgetting",
-    "influence",
-    "l1_sparse",
-    "cf_k",
-    "eu_k",
-    "neg_grad_plus",
-    "npo",
-    "sim_npo",
-    "ntk",
-    "rum",
-    "ssd",
-    "unsir",
-    "scrub_r",
     "METRICS",
+    "Case",
     "Certificate",
+    "Ensemble",
     "Method",
     "Outcome",
     "Plan",
+    "Relearning",
     "Request",
     "adaptive_ascent",
+    "attacks",
     "bad_teacher",
     "balanced_mask",
+    "bootstrap_interval",
+    "boundary_expand",
+    "boundary_shrink",
+    "case_for",
     "certify_head",
+    "cf_k",
     "check_request",
+    "distances",
+    "ensemble_logits",
     "entropy_attack",
+    "eu_k",
     "euclidean",
     "evaluate",
     "finetune",
     "fisher_diagonals",
+    "fisher_forgetting",
     "fit_logistic",
     "fixed_fisher",
     "gaps",
     "gradient_ascent",
+    "heads",
+    "influence",
+    "l1_sparse",
     "load_diagonals",
+    "memorization_scores",
     "muso",
+    "neg_grad_plus",
+    "noise_ellipse",
+    "npo",
+    "ntk",
+    "paired_gap_interval",
     "parts_probe",
     "predict",
     "predictions",
+    "random_features",
     "random_label",
     "random_relabel",
+    "relearn_time",
     "remain_newton",
+    "repeated",
     "retrain",
+    "row_outcomes",
+    "rum",
     "salun",
     "save_diagonals",
     "scrub",
+    "scrub_r",
     "sfron",
+    "sim_npo",
+    "ssd",
+    "subset_masks",
+    "summary",
+    "sweep",
+    "t_interval",
+    "train_ensemble",
+    "u_lira_scores",
     "unlearn",
+    "unsir",
     "wrong_labels",
 ]
