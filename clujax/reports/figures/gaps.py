@@ -14,7 +14,7 @@ from clujax.reports.figures import look
 def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
     """Distance of each method to the retrained model, one panel per metric, beside the noise floor."""
     methods = [method for method in request["methods"] if method["key"] != request["reference"]]
-    metrics = compare.compared(request)
+    metrics = compare.headline(compare.compared(request))
     shades, floor = look.colours([method["key"] for method in request["methods"]]), request.get("noise_floor") or {}
     rows = -(-len(metrics) // 2)
     figure = Figure(figsize=(look.WIDTH, 0.95 + rows * (0.62 + 0.2 * len(methods))), layout="constrained")
@@ -43,7 +43,8 @@ def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
         axes.set_xticks([0, *(ticks if len(ticks) < 4 else [t for t in ticks if f"{t:e}"[0] == "1"])], minor=False)
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter(FuncFormatter(look.tick))
-        axes.set_title(f"{metric['key']} ({'points' if metric['unit'] == '%' else metric['unit']})", fontsize=10)
+        unit = "points" if metric["unit"] == "%" else metric["unit"]
+        axes.set_title(f"{metric['key']} ({unit})" if unit else metric["key"], fontsize=10)
         axes.set_yticks(range(len(methods)), [method["label"] for method in methods])
         look.plain(axes)
         axes.grid(False)
