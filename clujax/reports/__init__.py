@@ -17,9 +17,9 @@
         "focus"?: "sfron",                  key of the method the report is about (sfron, else the first)
         "metrics": [{"key": "FA", "label": "Forget accuracy", "unit": "%",
                      "direction": "closer to retrain" | "lower" | "higher",
-                     "ideal": "retrain" | number,   a number: the value is itself the distance, no gap needed
+                     "ideal": "retrain" | number,   a number: the distance is |value - ideal|, no gap needed
                      "explain": "Share of forgotten rows still classified correctly.",
-                     "group"?: "utility" | "privacy" | "output" | "cost",   a cost is no distance to anything
+                     "group"?: "utility" | "privacy" | "output" | "summary" | "cost",   a cost is no distance
                      "headline"?: true}],           shown first; where no metric has it, all are
         "methods": [{"key": "sfron", "label": "SFR-on", "values": {"FA": 89.1, ...}, "std"?: {"FA": 0.4, ...},
                      "gap"?: {"FA": 1.9, ...},           distance to the reference, mean over seeds

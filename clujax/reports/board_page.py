@@ -123,7 +123,7 @@ def _entry_html(entry: Entry, metrics: Sequence[Any], names: Mapping[pathlib.Pat
     return (
         f'<tr class="{kind}"><th scope="row">{escape(method["label"])}{TAG * compare.collapsed(method)}</th>'
         f"<td>{_rank(entry.rank)}{tied}</td><td>{value}{f'<small>{ends}</small>' if ends else ''}</td>{cells}"
-        f'<td class="text">{_link(entry.run, names, folder)}</td><td class="text">{escape(_settings(method))}</td></tr>'
+        f'<td class="text">{_link(entry.run, names, folder)}</td><td class="text">{_folded(_settings(method))}</td></tr>'
     )
 
 
@@ -151,6 +151,12 @@ def _about(board: Board) -> str:
 
 def _settings(method: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in (method.get("settings") or {}).items())
+
+
+def _folded(settings: str) -> str:
+    if len(settings) <= 60:
+        return escape(settings)
+    return f"<details><summary>all</summary>{escape(settings)}</details>"
 
 
 def _place(entry: Entry) -> str:

@@ -91,7 +91,7 @@ def _request(run: Run, request: Mapping[str, Any], pictures: Mapping[str, bytes]
 
 def _figures(pictures: Mapping[str, bytes]) -> str:
     figures = "".join(
-        f'<figure{_wide(png)}><div><img alt="{escape(_CAPTIONS[name])}" '
+        f'<figure{_wide(png)[0]}><div><img{_wide(png)[1]} alt="{escape(_CAPTIONS[name])}" '
         f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>'
         f"<figcaption>{escape(_CAPTIONS[name])}</figcaption></figure>"
         for name, png in pictures.items()
@@ -99,9 +99,11 @@ def _figures(pictures: Mapping[str, bytes]) -> str:
     return f'<h3>The evidence</h3><div class="figures">{figures}</div>' if figures else ""
 
 
-def _wide(png: bytes) -> str:
-    # A PNG's width stands in bytes 16 to 19; a figure made for the whole page is not squeezed into a column.
-    return ' class="wide"' if int.from_bytes(png[16:20], "big") > 1.5 * WIDTH * DPI else ""
+def _wide(png: bytes) -> tuple[str, str]:
+    # A PNG's width stands in bytes 16 to 19. A figure made for the whole page is not squeezed into a column, and on a
+    # narrow screen it scrolls rather than shrinks: 80 px an inch leave 8.5 pt text 9.4 px high.
+    width = int.from_bytes(png[16:20], "big") / DPI
+    return (' class="wide"', f' style="min-width:{5 * width:.0f}rem"') if width > 1.5 * WIDTH else ("", "")
 
 
 def table(grid: Grid) -> str:
@@ -155,6 +157,7 @@ _GROUPS = {
     "utility": "What still works",
     "privacy": "What an attack learns",
     "output": "How alike the predictions are",
+    "summary": "All in one number",
     "cost": "What it costs",
 }
 

@@ -98,13 +98,13 @@ def title(request: Mapping[str, Any]) -> str:
 def distance(request: Mapping[str, Any], method: Mapping[str, Any], metric: Mapping[str, Any]) -> tuple[float, bool]:
     """How far a method is from the reference, and whether that has a sign.
 
-    The distance is the gap, or the value of a metric that is a distance itself; nan for neither. It carries the sign of
+    The distance is the gap, or that of the value to an ideal which is a number; nan for neither. It carries the sign of
     (method - reference) where that is as large, i.e. where all seeds lie on the same side.
     """
     key, value = metric["key"], method["values"].get(metric["key"])
     gap = (method.get("gap") or {}).get(key)
-    if gap is None:
-        gap = value if isinstance(metric["ideal"], (int, float)) else None
+    if isinstance(metric["ideal"], (int, float)) and value is not None:
+        gap = abs(value - metric["ideal"])
     if gap is None or not np.isfinite(gap):
         return float("nan"), False
     origin = next(each["values"].get(key) for each in request["methods"] if each["key"] == request["reference"])

@@ -61,7 +61,6 @@ figure img {
 }
 figure.wide { column-span: all; }
 figure.wide > div { overflow-x: auto; }
-figure.wide img { min-width: 48rem; }
 figcaption { margin: .4rem .1rem 0; }
 
 details { margin: .7rem 0; }

@@ -174,36 +174,67 @@ def starred(cell: Cell) -> tuple[str, str]:
 
 
 def _terminal(grid: Grid, width: int) -> RenderableType:
-    # Where the whole table does not fit, every cell and header is stacked: a cut number would mislead.
-    whole = [[" ".join(starred(cell)).strip() for cell in row.cells] for row in grid.rows]
-    needed = max(len(row.label) + len(_COLLAPSED) * row.collapsed for row in grid.rows) + sum(
-        2 + max(len(text) for text in (*column, *(cells[i] for cells in whole)))
+    # Where the whole table does not fit, every cell and header is stacked, and where that does not either, the columns
+    # are spread over several tables: a cut number would mislead.
+    label = max(len(row.label) + len(_COLLAPSED) * row.collapsed for row in grid.rows)
+    wide = label + sum(_widths(grid, stacked=False)) + 2 * len(grid.columns) <= width
+    parts = [range(len(grid.columns))] if wide else _parted(_widths(grid, stacked=True), width - min(label, _NAME))
+    parts = [_part(grid, part, wide, grid.title if i == 0 else None) for i, part in enumerate(parts)]
+    notes = [Text(f"warning: {note}", style="yellow") for note in grid.notes]
+    return Group(Text(), *parts, *notes, Text(legend(grid), style="dim"), Text())
+
+
+def _stacked(text: str) -> str:
+    return text.replace(" ", "\n").replace("±", "\n±")
+
+
+def _widths(grid: Grid, stacked: bool) -> list[int]:
+    split = (lambda text: _stacked(text).splitlines()) if stacked else (lambda text: [text])
+    return [
+        max(
+            len(line)
+            for text in (*column, *(" ".join(starred(row.cells[i])).strip() for row in grid.rows))
+            for line in split(text) or [""]
+        )
         for i, column in enumerate(grid.columns)
-    )
-    wide = needed <= width
-    join = " " if wide else "\n"
-    stack = (lambda text: text) if wide else (lambda text: text.replace(" ", "\n").replace("±", "\n±"))
+    ]
+
+
+def _parted(widths: Sequence[int], room: int) -> list[Sequence[int]]:
+    parts, left = [[]], room
+    for i, width in enumerate(widths):
+        if width + 1 > left and parts[-1]:
+            parts.append([])
+            left = room
+        parts[-1].append(i)
+        left -= width + 1
+    return parts
+
+
+def _part(grid: Grid, columns: Sequence[int], wide: bool, title: str | None) -> Table:
     table = Table(
-        title=grid.title,
+        title=title,
         title_justify="left",
         title_style="bold",
         box=None,
         pad_edge=False,
         padding=(0, 2 if wide else 1, 0, 0),
     )
-    table.add_column(Text("method"), overflow="fold", vertical="top")
-    for name, direction in grid.columns:
+    stack = (lambda text: text) if wide else _stacked
+    table.add_column(Text("method"), overflow="fold", vertical="top", max_width=None if wide else _NAME)
+    for name, direction in (grid.columns[i] for i in columns):
         header = Text.assemble((stack(name), "bold"), "\n", (stack(direction), "dim"))
         table.add_column(header, justify="right", overflow="fold", vertical="top")
     styles = {"method": "", "focus": "bold cyan", "reference": "bold", "floor": "italic"}
     for row in grid.rows:
         label = Text.assemble(row.label, (_COLLAPSED if row.collapsed else "", "bold red"))
-        table.add_row(label, *(_printed(cell, stack, join) for cell in row.cells), style=styles[row.kind])
-    notes = [Text(f"warning: {note}", style="yellow") for note in grid.notes]
-    return Group(Text(), table, *notes, Text(legend(grid), style="dim"), Text())
+        cells = (_printed(row.cells[i], stack, " " if wide else "\n") for i in columns)
+        table.add_row(label, *cells, style=styles[row.kind])
+    return table
 
 
 _COLLAPSED = " collapsed"
+_NAME = 24  # characters of a method's name on a line, where room is short
 
 
 def _printed(cell: Cell, stack: Any, join: str) -> Text:

@@ -113,6 +113,16 @@ def test_gap_dots_stand_at_the_gaps(drawn):
     assert [text.get_text() for text in first.texts][:2] == ["+11.4", "−0.3"]
 
 
+def test_a_collapsed_method_is_crossed_out_in_the_gap_chart():
+    request = result()["requests"][0]
+    request["methods"][4]["collapsed"] = True  # gradient ascent
+    figure = figures.gap_chart(request)
+    crosses = [line.get_ydata()[0] for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
+    assert crosses == [3]
+    assert figure.axes[0].get_yticklabels()[3].get_text() == "× Gradient ascent"
+    assert "×: collapsed" in figure.get_supxlabel()
+
+
 def test_a_distance_without_a_gap_is_read_from_its_value_and_seconds_are_not_charted():
     request = result()["requests"][0]
     request["metrics"].append({"key": "seconds", "label": "Run time", "unit": "s", "direction": "lower", "ideal": 0.0})

@@ -155,7 +155,7 @@ def test_a_benchmark_marks_collapse_chance_and_intervals(compared):
 
 
 def test_only_wide_figures_take_the_whole_page(compared):
-    wide = re.findall(r'<figure class="wide"><div><img alt="([^"]{20})', compared)
+    wide = re.findall(r'<figure class="wide"><div><img style="min-width:4[89]rem" alt="([^"]{20})', compared)
     assert [alt[:13] for alt in wide] == ["How far each ", "What a method"]
 
 

@@ -106,6 +106,23 @@ def test_heat_map_colours_are_gaps_in_noise_floors(many):
     assert "−25.8" in _words(drawn["heatmap"])
 
 
+def test_heat_map_grows_with_its_columns_and_no_number_leaves_its_cell():
+    request = benchmark()["requests"][0]
+    for i in range(9):
+        request["metrics"].append(request["metrics"][0] | {"key": f"SVC_correct_{i}"})
+        for method in request["methods"]:
+            for part in ("values", "gap"):
+                if method.get(part):
+                    method[part][f"SVC_correct_{i}"] = method[part]["FA"]
+    figure = figures.gap_heatmap(request)
+    renderer, axes = _drawn(figure), figure.axes[0]
+    _assert_inside(figure, renderer)
+    assert figure.get_size_inches()[0] > figures.WIDE
+    cell = axes.bbox.width / 23
+    assert max(text.get_window_extent(renderer).width for text in axes.texts) < cell
+    assert all(text.get_rotation() for text in axes.get_xticklabels())  # long heads would run into each other
+
+
 def test_trade_off_names_do_not_cover_each_other_or_leave_the_axes(many):
     figure = many[1]["tradeoff"]
     renderer, axes = _drawn(figure), figure.axes[0]
@@ -215,7 +232,7 @@ def test_a_single_method_beside_retraining_is_drawn():
         _drawn(figure)
 
 
-@pytest.mark.parametrize("scores", [np.zeros(6), np.full(6, 0.7), np.linspace(-3, 3, 6)])
+@pytest.mark.parametrize("scores", [np.zeros(6), np.full(6, 0.7), np.linspace(-3, 3, 6), np.linspace(1, 2, 6)])
 def test_degenerate_scores_are_drawn(scores):
     request = result()["requests"][0]
     arrays = evidence() | {"scores_models": np.array(["retrain", "sfron"]), "scores_forget": np.stack([scores] * 2)}

@@ -63,6 +63,13 @@ def test_distance_has_a_sign_only_where_all_seeds_agree():
     assert distance(request, finetune, metric) == (2.5, False)
 
 
+@pytest.mark.parametrize(("ideal", "value", "expected"), [(0.0, 0.3, 0.3), (100.0, 35.0, 65.0), (1, 0.9, 0.1)])
+def test_distance_to_an_ideal_that_is_a_number(ideal, value, expected):
+    request = result()["requests"][0]
+    metric = {"key": "Agree", "unit": "", "direction": "higher", "ideal": ideal}
+    assert distance(request, {"key": "x", "values": {"Agree": value}}, metric) == (pytest.approx(expected), False)
+
+
 def test_methods_come_in_the_order_of_the_story(tmp_path):
     whole = result()
     for request in whole["requests"]:

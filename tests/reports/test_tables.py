@@ -81,10 +81,23 @@ def test_a_benchmark_is_told_by_its_headline_unless_all_is_asked_for(bench):
 def test_collapse_and_chance_are_marked_in_the_terminal(bench, width):
     text = _printed([bench], width)
     assert "…" not in text
-    assert text.count("collapsed") == 3 * 2  # three methods, two requests
+    tables = sum(line.startswith("method") for line in text.splitlines())
+    assert text.count("collapsed") == 3 * tables  # three methods in each
     assert "(+7.9)*" in text
     assert "(−0.1)*" not in text
     assert "*: larger than retraining varies" in " ".join(text.split())
+
+
+def test_a_table_too_wide_for_the_terminal_goes_on_below(bench):
+    console = Console(width=60, file=io.StringIO())
+    for table in reports.tables([bench], 60, full=True):
+        console.print(table)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    heads = [word for line in lines if line.startswith("method") for word in line.split()]
+    assert heads.count("method") > 2
+    for number in ("(−31.1)*", "(−87.1)*", "±0.014*", "collapsed"):
+        assert any(number in line for line in lines)
 
 
 def test_collapse_and_chance_are_marked_in_markdown(bench):

@@ -59,7 +59,7 @@ def cost_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
 
 
 def _seconds(value: float) -> str:
-    return results.number(value, "s") if value >= 0.05 else f"{value:.0e}"
+    return results.number(value, "s") if value >= 0.05 else f"{value:.2g}"
 
 
 def _positive(value: float | None) -> bool:

@@ -14,7 +14,7 @@ from clujax.reports.figures import look
 def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
     """Distance of each method to the retrained model, one panel per metric, beside the noise floor."""
     methods = [method for method in request["methods"] if method["key"] != request["reference"]]
-    metrics = compare.compared(request)
+    metrics = compare.headline(compare.compared(request))
     shades, floor = look.colours([method["key"] for method in request["methods"]]), request.get("noise_floor") or {}
     rows = -(-len(metrics) // 2)
     figure = Figure(figsize=(look.WIDTH, 0.95 + rows * (0.62 + 0.2 * len(methods))), layout="constrained")
@@ -32,7 +32,8 @@ def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
             axes.axvline(noise, color="#888888", lw=0.8, zorder=1)
         for y, (method, gap, (value, signed)) in enumerate(zip(methods, gaps, distances)):
             axes.plot([0, gap], [y, y], color=shades[method["key"]], lw=1.5, solid_capstyle="butt")
-            axes.plot(gap, y, "o", color=shades[method["key"]], ms=5, clip_on=False)
+            mark = "x" if compare.collapsed(method) else "o"
+            axes.plot(gap, y, mark, color=shades[method["key"]], ms=5, mew=1.6, clip_on=False)
             text = results.number(value, metric["unit"], signed=signed)
             axes.annotate(
                 text, (gap if np.isfinite(gap) else 0, y), (6, 0), textcoords="offset points", va="center", fontsize=8.5
@@ -43,14 +44,17 @@ def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
         axes.set_xticks([0, *(ticks if len(ticks) < 4 else [t for t in ticks if f"{t:e}"[0] == "1"])], minor=False)
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter(FuncFormatter(look.tick))
-        axes.set_title(f"{metric['key']} ({'points' if metric['unit'] == '%' else metric['unit']})", fontsize=10)
-        axes.set_yticks(range(len(methods)), [method["label"] for method in methods])
+        unit = "points" if metric["unit"] == "%" else metric["unit"]
+        axes.set_title(f"{metric['key']} ({unit})" if unit else metric["key"], fontsize=10)
+        axes.set_yticks(range(len(methods)), [look.named(method) for method in methods])
         look.plain(axes)
         axes.grid(False)
     grid[0, 0].invert_yaxis()
     for axes in grid.flat[len(metrics) :]:
         axes.set_visible(False)
     if floor:
-        figure.supxlabel("shorter is better; grey: distance between two retrained models", fontsize=9)
+        told = "shorter is better; grey: distance between two retrained models"
+        tail = "\n×: collapsed" if any(map(compare.collapsed, methods)) else ""
+        figure.supxlabel(told + tail, fontsize=9)
     look.title(figure, f"Distance to retrained ({look.count(seeds)})")
     return figure

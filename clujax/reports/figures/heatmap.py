@@ -30,9 +30,8 @@ def gap_heatmap(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
     order = _order(request, methods, sizes)
     methods, sizes = [methods[i] for i in order], sizes[order]
     narrow = len(metrics) <= 4
-    figure = Figure(
-        figsize=(look.WIDTH if narrow else look.WIDE, 1.75 + 0.25 * (len(methods) + bool(floor))), layout="constrained"
-    )
+    width = look.WIDTH if narrow else max(look.WIDE, 2.6 + 0.52 * len(metrics))
+    figure = Figure(figsize=(width, 1.75 + 0.25 * (len(methods) + bool(floor))), layout="constrained")
     axes = figure.subplots()
     colours, norm = (
         ListedColormap(_SHADES).with_extremes(bad="#E8E8E8"),
@@ -88,7 +87,12 @@ def _heads(axes: Any, request: Any, methods: Sequence[Any], metrics: Sequence[An
     words = ["points" if metric["unit"] == "%" else metric["unit"] for metric in metrics]
     keys = [look.literal(look.short(metric["key"], 14)) + "†" * (not ok) for metric, ok in zip(metrics, measured)]
     axes.xaxis.tick_top()
-    axes.set_xticks(np.arange(len(metrics)) + 0.5, ["\n".join(head) for head in zip(keys, words)], fontsize=8.5)
+    places, heads = np.arange(len(metrics)) + 0.5, ["\n".join(head) for head in zip(keys, words)]
+    if max(map(len, keys)) > 8:
+        heads = [f"{key} ({word})" if word else key for key, word in zip(keys, words)]
+        axes.set_xticks(places, heads, rotation=40, ha="left", rotation_mode="anchor")
+    else:
+        axes.set_xticks(places, heads)
     look.rows(axes, request, methods, 60)
     axes.set_yticks(np.arange(len(methods)) + 0.5, axes.get_yticklabels())
     axes.tick_params(length=0, labelsize=9)

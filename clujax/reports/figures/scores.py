@@ -99,9 +99,10 @@ def score_distributions(
 
 def _bins(values: np.ndarray, bins: int) -> tuple[np.ndarray, bool]:
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and high > 0:
-        # Six decades tell confident rows apart; where all rows lie higher, the axis begins with them.
-        return np.geomspace(min(max(np.percentile(values, 1), 1e-6 * high), 0.5 * high), high, bins + 1), True
+    first = max(float(np.percentile(values, 1)), 1e-6 * high)
+    if low >= 0 and 0 < first < 0.1 * high:
+        # Six decades tell confident rows apart; where nearly all rows lie higher, the axis begins with them.
+        return np.geomspace(first, high, bins + 1), True
     return np.linspace(low, max(high, low + 1e-9), bins + 1), False
 
 
