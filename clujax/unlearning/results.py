@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 import clujax
-from clujax.unlearning.intervals import paired_gap_interval
+from clujax.unlearning.intervals import paired_gap_interval, t_interval
 from clujax.unlearning.metrics import METRICS, row_outcomes
-from clujax.unlearning.noise import collapse, larger_than_noise, noise_record, pooled
+from clujax.unlearning.noise import collapse, ideal_side, larger_than_noise, noise_record, pooled
 
 LABELS = {
     "original": "Original",
@@ -51,6 +51,9 @@ LABELS = {
 }
 
 
+GIVEN = ("original", "retrain", "retrain_again")
+
+
 def request_record(
     name: str,
     settings: Any,
@@ -77,8 +80,8 @@ def request_record(
         chance = pooled(noise)
     elif again is not None:
         shifts = [noise_record([cell.values], values) for cell, values in zip(again, references, strict=True)]
-        chance = {"floor": mean_over([each["shifts"] for each in shifts]), "limit": {}}
-        chance["limit"] = chance["floor"]
+        limit = mean_over([each["shifts"] for each in shifts])
+        chance = {"floor": {metric: ideal_side(metric, size) for metric, size in limit.items()}, "limit": limit}
     else:
         chance = {"floor": None, "limit": {}}
     record = {
@@ -119,7 +122,8 @@ def method_record(
     references = [reference.values for _, reference in pairs]
     rows = [cell.values | timing(cell.outcome) for cell in finite]
     warnings = sorted({text for cell in group for text in cell.outcome.warnings})
-    warnings += collapse([cell.values for cell in finite], references) if finite else []
+    if finite and key not in GIVEN:
+        warnings += collapse([cell.values for cell in finite], references)
     method = {
         "key": key,
         "label": labels.get(key) or LABELS.get(key, key),
@@ -143,13 +147,19 @@ def method_record(
 
 
 def intervals(group: Sequence[Any], retrained: Sequence[Any]) -> dict[str, list[float]]:
-    """95 % paired bootstrap intervals of the signed gaps of accuracies and membership: rows drawn together, and seeds."""
+    """95 % intervals of signed gaps of accuracies and membership by the paired bootstrap, and of Avg. D over seeds by t.
+
+    Rows are drawn together for both networks, and seeds where there are several.
+    """
     outcomes = [(row_outcomes(cell.cache), row_outcomes(reference.cache)) for cell, reference in zip(group, retrained)]
     found = {}
     for name in outcomes[0][0]:
         ours, theirs = (100.0 * np.stack([side[i][name] for side in outcomes]) for i in range(2))
         interval = paired_gap_interval(jax.random.key(0), ours, theirs, same_rows=name in ("TA", "FA_test"))
         found[name] = [interval.low, interval.high]
+    if len(group) > 1:
+        interval = t_interval([cell.values["AvgD"] for cell in group])
+        found["AvgD"] = [max(interval.low, 0.0), interval.high]
     return found
 
 
