@@ -94,7 +94,7 @@ def train_ensemble(
       tx: an optimizer of one network, in place of SGD and the three settings above.
       labels: integer `[N]` or `[M, N]` in place of `rows["y"]`: each member may be told its own (relabelling methods).
       weights: `[N]` or `[M, N]`, of any sign; 1 by default.
-      start: networks to continue, in place of fresh ones; it stays usable.
+      start: networks to continue, in place of fresh ones; it stays usable, and what diverged in it stays marked.
       train: whether the networks run in training mode (BatchNorm by batch, dropout).
       augment: `augment(key, x) -> x`.
       mesh: lays the members out over its axis "ensemble", on which M must divide; no device waits for another.
@@ -157,6 +157,8 @@ def train_ensemble(
     diverged = ~np.asarray(state.alive)
     if diverged.all():
         raise NonFiniteError(_named(diverged), int(np.asarray(state.step).min()))
+    if start is not None:
+        diverged |= start.diverged
     return Ensemble(
         state.params, state.stats, diverged, tuple(history.records), history.compile_seconds, history.run_seconds
     )

@@ -222,6 +222,9 @@ def test_a_diverging_member_is_named_or_stopped_alone(rows):
     kept = train_ensemble(NET, rows, everything(3), split(3), tolerate=True, **recipe)
     assert kept.diverged.tolist() == [False, True, False]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
+    fresh = train_ensemble(NET, rows, everything(3), split(3), **SMALL)._replace(diverged=kept.diverged)
+    continued = train_ensemble(NET, rows, everything(3), split(3), start=fresh, progress=True, **SMALL)
+    assert continued.diverged.tolist() == kept.diverged.tolist()
     for m in (0, 2):
         alone = train_ensemble(NET, rows, everything(1), split(3)[m : m + 1], **SMALL, learning_rate=rates[m])
         assert_close(member(kept, m), member(alone, 0))
@@ -298,10 +301,9 @@ def test_memorization_refuses_rows_on_one_side():
         memorization_scores(logits, labels[:2], np.ones((2, 3), bool))
 
 
-@given(st.integers(2, 20).map(lambda n: 2 * n), st.integers(2, 30), st.integers(0, 99))
-@settings(max_examples=15, deadline=None)
-def test_assignment_is_balanced_both_ways(members, count, seed):
-    assigned = balanced_assignment(jax.random.key(seed), members, count)
+@pytest.mark.parametrize(("members", "count"), [(4, 2), (6, 9), (20, 30)])
+def test_assignment_is_balanced_both_ways(members, count):
+    assigned = balanced_assignment(jax.random.key(members), members, count)
     assert (assigned.sum(0) == members // 2).all()
     assert np.abs(assigned.sum(1) - count / 2).max() <= 0.5
 
