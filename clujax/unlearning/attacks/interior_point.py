@@ -1,25 +1,27 @@
-"""The dual of a support-vector machine on a factored kernel, by a primal–dual interior-point method."""
+"""The dual of a support-vector machine on explicit features of its kernel, by a primal–dual interior-point method."""
 
 import numpy as np
 from jaxtyping import Float
 
+from clujax.unlearning.attacks.rbf_features import Features
+
 
 def kernel_dual(
-    factor: Float[np.ndarray, "n r"],
+    features: Features,
     sign: Float[np.ndarray, " n"],
     bound: Float[np.ndarray, " n"],
     *,
     tolerance: float = 1e-9,
     iterations: int = 100,
 ) -> tuple[Float[np.ndarray, " n"], float]:
-    """Minimise ½ ‖Σ a_i s_i g_i‖² − Σ a_i over 0 ≤ a ≤ bound, s·a = 0, for K = G Gᵀ; the dual a and the bias.
+    """Minimise ½ ‖Σ a_i s_i φ_i‖² − Σ a_i over 0 ≤ a ≤ bound, s·a = 0, for K = Φ Φᵀ; the dual a and the bias.
 
-    Mehrotra's predictor and corrector on the optimality conditions, with w = Gᵀ(s a) kept as an unknown of its own: a
+    Mehrotra's predictor and corrector on the optimality conditions, with w = Φᵀ(s a) kept as an unknown of its own: a
     step solves r + 1 equations and never subtracts two large inverses.
 
     Args:
-      factor: G, rows g_i.
-      sign: +1 or −1.
+      features: Φ, rows φ_i.
+      sign: +1 or −1, both there.
       bound: C, for each row.
       tolerance: of the duality gap, relative to Σ a; the residuals are held to ten times as much.
 
@@ -30,54 +32,49 @@ def kernel_dual(
     Raises:
       FloatingPointError: no convergence within the iterations.
 
-    Source: Mehrotra 1992; for machines, Fine and Scheinberg 2001. Cost: n r² an iteration.
+    Source: Mehrotra 1992; for machines, Fine and Scheinberg 2001.
     """
-    count, rank = factor.shape
-    design = np.concatenate([factor * sign[:, None], sign[:, None]], 1)
-    own = np.append(np.ones(rank), 0.0)
-    a, low, high = bound / 2, np.ones(count), np.ones(count)
+    a, low, high = bound / 2, np.ones_like(bound), np.ones_like(bound)
     # The room to the bound is an unknown too: bound − a would round to 0 first.
-    room, w = bound - a, np.zeros(rank + 1)  # the bias last in w
+    room, w, bias = bound - a, np.zeros(features.size), 0.0
     for _ in range(iterations):
         gap = a @ low + room @ high
-        rest = design @ w - 1 - low + high
-        balance = own * w - design.T @ a
         size = max(1.0, np.sum(a))
-        left = max(np.abs(rest).max(), np.abs(balance).max() / size)
+        rest = sign * (features.apply(w) + bias) - 1 - low + high
+        balance = w - features.transpose(sign * a)
+        left = max(np.abs(rest).max(), np.abs(balance).max() / size, abs(a @ sign) / size)
         # Rounding can hold the residuals up when the gap has long closed.
         if gap <= tolerance * size and (left <= 10 * tolerance or (gap <= 1e-4 * tolerance * size and left <= 1e-5)):
-            return a, _bias(a, bound, sign, sign - factor @ w[:-1], w[-1])
+            return a, _bias(a, bound, sign, sign - features.apply(w), bias)
         scale = 1 / (low / a + high / room)
-        triangle = _triangle(design, scale, own)
+        solve = features.normal(scale)
+        ones = features.transpose(scale)
+        of_ones = solve(ones)
+        # 1ᵀ (scale⁻¹ + K)⁻¹ 1, what the bias alone would cost.
+        stiffness = max(np.sum(scale) - ones @ of_ones, 1e-15 * np.sum(scale))
 
-        def direction(low_target, high_target, at=(a, room, low, high, rest, balance, scale, triangle)):
-            a, room, low, high, rest, balance, scale, triangle = at
-            right = rest - low_target / a + high_target / room
-            dw = np.linalg.solve(triangle.T, np.linalg.solve(triangle, -balance - design.T @ (scale * right)))
-            da = -scale * (right + design @ dw)
-            return dw, da, (low_target - low * da) / a, (high_target + high * da) / room
+        def direction(
+            low_target, high_target, at=(a, room, low, high, rest, balance, scale, solve, of_ones, stiffness)
+        ):
+            a, room, low, high, rest, balance, scale, solve, of_ones, stiffness = at
+            right = sign * scale * (rest - low_target / a + high_target / room)
+            along = solve(-balance - features.transpose(right))
+            dbias = (a @ sign - np.sum(right) - scale @ features.apply(along)) / stiffness
+            dw = along - dbias * of_ones
+            da = -sign * (right + scale * (features.apply(dw) + dbias))
+            return da, dw, dbias, (low_target - low * da) / a, (high_target + high * da) / room
 
-        _, da, dlow, dhigh = direction(-a * low, -room * high)
+        da, _, _, dlow, dhigh = direction(-a * low, -room * high)
         primal, dual = min(_reach(a, da), _reach(room, -da)), min(_reach(low, dlow), _reach(high, dhigh))
         ahead = (a + primal * da) @ (low + dual * dlow) + (room - primal * da) @ (high + dual * dhigh)
-        centre = (ahead / gap) ** 3 * gap / (2 * count)
-        dw, da, dlow, dhigh = direction(centre - a * low - da * dlow, centre - room * high + da * dhigh)
+        centre = (ahead / gap) ** 3 * gap / (2 * len(a))
+        da, dw, dbias, dlow, dhigh = direction(centre - a * low - da * dlow, centre - room * high + da * dhigh)
         step = 0.995 * min(_reach(a, da), _reach(room, -da), _reach(low, dlow), _reach(high, dhigh))
-        a, room, w = a + step * da, room - step * da, w + step * dw
+        a, room, w, bias = a + step * da, room - step * da, w + step * dw, bias + step * dbias
         low, high = low + step * dlow, high + step * dhigh
     raise FloatingPointError(
-        f"no convergence in {iterations} iterations on {count} rows: relative gap {gap / size:.2e}."
+        f"no convergence in {iterations} iterations on {len(a)} rows: relative gap {gap / size:.2e}."
     )
-
-
-def _triangle(design, scale, own):
-    """Cholesky factor of diag(own) + designᵀ diag(scale) design."""
-    weighted = design * np.sqrt(scale)[:, None]
-    system = weighted.T @ weighted
-    system[np.diag_indices(len(own))] += own
-    # Rows strictly inside their bounds get scales without limit near the optimum: rounding, relative to the largest entry.
-    system[np.diag_indices(len(own))] += 1e-15 * np.max(np.diag(system))
-    return np.linalg.cholesky(system)
 
 
 def _reach(value, change):

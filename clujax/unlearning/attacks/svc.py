@@ -1,7 +1,7 @@
 """Support-vector attacks: an RBF machine tells training rows from unseen ones by their scores, then judges the forget rows.
 
-The dual is solved on a low-rank factor of the kernel (scores on a line need some ten columns) by an interior-point
-method in float64 on the host: no n × n matrix, nothing to compile, and the precision does not depend on jax's.
+The dual is solved on explicit features of the kernel by an interior-point method in float64 on the host: no n × n matrix,
+nothing to compile, and the precision does not depend on jax's.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from clujax.errors import RequestError
 from clujax.unlearning.attacks.checks import check_probabilities, check_rows
 from clujax.unlearning.attacks.interior_point import kernel_dual
+from clujax.unlearning.attacks.rbf_features import line_features, low_rank_features, rbf
 
 # One score per row [n], or features [n, d].
 Features = Float[Array | np.ndarray, "_n *_d"]
-
-# With more rows than this the kernel must have a low rank.
-DENSE_ROWS = 4000
-MAX_RANK = 2000
 
 
 class SVC(NamedTuple):
@@ -29,9 +26,6 @@ class SVC(NamedTuple):
     coefficients: Float[np.ndarray, " s"]
     bias: float
     gamma: float
-    basis: Float[np.ndarray, "r d"]
-    triangle: Float[np.ndarray, "r r"]
-    basis_coefficients: Float[np.ndarray, " r"]
 
 
 def fit_svc(members: Features, strangers: Features, *, penalty: float = 3.0, gamma: float | None = None) -> SVC:
@@ -49,8 +43,8 @@ def fit_svc(members: Features, strangers: Features, *, penalty: float = 3.0, gam
       RequestError: a set is empty, not finite or of another number of features; or the kernel of more than 4,000 rows
         has a rank beyond 2,000.
 
-    Cost: n r² an iteration, some 20 of them, with r about 10 for a probability, 15 for an entropy, 600 for probability
-    vectors of 10 classes.
+    Cost: some 20 iterations of n · 44² operations for one score, whatever its range, and of n r² for vectors (r about 600
+    for the probabilities of 10 classes).
     """
     members, strangers = _features(members=members, strangers=strangers)
     gamma = 1.0 / members.shape[1] if gamma is None else gamma
@@ -64,36 +58,30 @@ def fit_svc(members: Features, strangers: Features, *, penalty: float = 3.0, gam
         counts.append(count)
         signs.append(np.full(len(distinct), sign))
     x, sign, bound = np.concatenate(rows), np.concatenate(signs), penalty * np.concatenate(counts)
-    factor, pivots = _pivoted_cholesky(x, gamma, 1e-12 if x.shape[1] == 1 else 1e-8)
-    dual, bias = kernel_dual(factor, sign, bound)
-    coefficients = dual * sign
+    features = line_features(x[:, 0], gamma) if x.shape[1] == 1 else low_rank_features(x, gamma)
+    dual, bias = kernel_dual(features, sign, bound)
     kept = dual > 1e-10 * bound
-    triangle = factor[pivots]
-    on_basis = np.linalg.solve(triangle.T, factor.T @ coefficients)
-    return SVC(x[kept], coefficients[kept], bias, float(gamma), x[pivots], triangle, on_basis)
+    return SVC(x[kept], (dual * sign)[kept], bias, float(gamma))
 
 
 def decide(svc: SVC, rows: Features) -> Float[np.ndarray, " _n"]:
     """The value f of each row, positive for a member.
 
-    Rows that the factor of the kernel spans are read off it; the others are summed over all support rows.
+    Raises:
+      RequestError: another number of features than the machine was fitted on.
+
+    Cost: one pass over rows and support for one score; all pairs of them for vectors.
     """
     (x,) = _features(rows=rows)
-    if x.shape[1] != svc.basis.shape[1]:
-        raise RequestError(f"rows have {x.shape[1]} features; the machine was fitted on {svc.basis.shape[1]}.")
-    distinct, where = np.unique(x, axis=0, return_inverse=True)
-    values = np.empty(len(distinct))
-    for part in _chunks(len(distinct), 2**24 // max(len(svc.basis), 1)):
-        kernel = _rbf(distinct[part], svc.basis, svc.gamma)
-        values[part] = kernel @ svc.basis_coefficients
-        rest = 1 - np.sum(np.linalg.solve(svc.triangle, kernel.T) ** 2, 0)
-        # Cauchy–Schwarz in the kernel's space: the error is at most Σ |coefficient| √(rest here · rest of a support row).
-        width = 1e-6 if x.shape[1] == 1 else 1e-4
-        far = np.flatnonzero(np.sqrt(np.maximum(rest, 0)) * width * np.sum(np.abs(svc.coefficients)) > 1e-5)
-        for piece in _chunks(len(far), 2**24 // max(len(svc.support), 1)):
-            chosen = np.arange(part.start, part.stop)[far[piece]]
-            values[chosen] = _rbf(distinct[chosen], svc.support, svc.gamma) @ svc.coefficients
-    return (values + svc.bias)[where.reshape(-1)]
+    if x.shape[1] != svc.support.shape[1]:
+        raise RequestError(f"rows have {x.shape[1]} features; the machine was fitted on {svc.support.shape[1]}.")
+    if x.shape[1] == 1:
+        features = line_features(np.concatenate([svc.support[:, 0], x[:, 0]]), svc.gamma)
+        on_support = np.concatenate([svc.coefficients, np.zeros(len(x))])
+        return features.apply(features.transpose(on_support))[len(svc.support) :] + svc.bias
+    size = max(2**24 // len(svc.support), 1)
+    pieces = [x[first : first + size] for first in range(0, len(x), size)]
+    return np.concatenate([rbf(piece, svc.support, svc.gamma) @ svc.coefficients for piece in pieces]) + svc.bias
 
 
 def svc_attack(
@@ -199,39 +187,3 @@ def _balance(members, strangers, key, official):
         )
     draw = lambda rows: rows[np.asarray(jax.random.permutation(key, len(rows)))[:count]] if len(rows) > count else rows
     return draw(members), draw(strangers)
-
-
-def _rbf(x, y, gamma):
-    """exp(−γ ‖x − y‖²) of all pairs."""
-    if x.shape[1] == 1:
-        return np.exp(-gamma * (x - y.T) ** 2)
-    squares = np.sum(x**2, 1)[:, None] + np.sum(y**2, 1) - 2 * x @ y.T
-    return np.exp(-gamma * np.maximum(squares, 0))
-
-
-def _pivoted_cholesky(x, gamma, tolerance):
-    """`factor [n, r]`, `pivots [r]` with K ≈ factor factorᵀ, every diagonal entry to the tolerance."""
-    count, limit = len(x), len(x) if len(x) <= DENSE_ROWS else MAX_RANK
-    rest, factor, pivots = np.ones(count), np.zeros((count, 32)), []
-    while np.max(rest) > tolerance:
-        pivot, rank = int(np.argmax(rest)), len(pivots)
-        if rank == limit:
-            raise RequestError(
-                f"the kernel of {count} distinct rows with {x.shape[1]} features has a rank beyond {limit}. Subsample both"
-                f" sets, e.g. rows[jax.random.permutation(key, len(rows))[:{DENSE_ROWS // 2}]], to at most {DENSE_ROWS}"
-                " in all, or lower gamma."
-            )
-        if rank == factor.shape[1]:
-            factor = np.concatenate([factor, np.zeros_like(factor)], 1)
-        column = _rbf(x, x[pivot : pivot + 1], gamma)[:, 0] - factor[:, :rank] @ factor[pivot, :rank]
-        factor[:, rank] = column / np.sqrt(rest[pivot])
-        rest -= factor[:, rank] ** 2
-        rest[pivot] = 0.0
-        pivots.append(pivot)
-    return factor[:, : len(pivots)], np.array(pivots, int)
-
-
-def _chunks(count, size):
-    """Slices of at most `size` rows."""
-    size = max(size, 1)
-    return [slice(first, min(first + size, count)) for first in range(0, count, size)]

@@ -16,7 +16,7 @@ def overconfident(seed, rows, margin, classes=10):
 def network():
     """(logits, labels) of remaining, unseen and forgotten rows."""
     return {
-        "remain": overconfident(0, 400, 1.5),
-        "unseen": overconfident(1, 300, 1.0),
-        "forget": overconfident(2, 150, 1.2),
+        "remain": overconfident(0, 320, 1.5),
+        "unseen": overconfident(1, 240, 1.0),
+        "forget": overconfident(2, 120, 1.2),
     }
