@@ -121,12 +121,8 @@ def main() -> None:
             f" {distance(ensemble(), loop()):.1e} at the end (rounding, which training magnifies)"
         )
         found = interleaved({"ensemble": ensemble, "loop": loop}, repeats=options.repeats)
-        work = {
-            side: cpu_seconds(function, options.repeats) for side, function in (("ensemble", ensemble), ("loop", loop))
-        }
-        print(
-            f"  CPU time {work['ensemble']:.2f} s beside {work['loop']:.2f} s: {work['loop'] / work['ensemble']:.1f} times less"
-        )
+        ours, theirs = (cpu_seconds(function, options.repeats) for function in (ensemble, loop))
+        print(f"  CPU time {ours:.2f} s beside {theirs:.2f} s: {theirs / ours:.1f} times less")
         lines.append((f"{what}, ensemble", "loop, compiled once", found["ensemble"], found["loop"], "≤ 0.2"))
         if i == 0:
             seconds = plain_calls(classifier, rows, options.members, epochs, batch_size)
