@@ -9,15 +9,8 @@ from clujax.unlearning import attacks, distances, heads, random_features
 from clujax.unlearning.attacks import entropy_attack, fit_logistic
 from clujax.unlearning.cases import Case, case_for
 from clujax.unlearning.decomposition import parts_probe
-from clujax.unlearning.ensembles import (
-    Ensemble,
-    ensemble_logits,
-    memorization_scores,
-    repeated,
-    subset_masks,
-    train_ensemble,
-    u_lira_scores,
-)
+from clujax.unlearning.designs import memorization_scores, subset_masks, u_lira_scores
+from clujax.unlearning.ensembles import Ensemble, ensemble_logits, repeated, train_ensemble
 from clujax.unlearning.heads import Certificate, certify_head
 from clujax.unlearning.importance import balanced_mask, fisher_diagonals, load_diagonals, save_diagonals
 from clujax.unlearning.intervals import bootstrap_interval, noise_ellipse, paired_gap_interval, t_interval

@@ -14,6 +14,7 @@ from clujax.unlearning import methods, schedules
 from clujax.unlearning.cases import take_rows
 from clujax.unlearning.losses import adaptive_ascent, random_relabel
 from clujax.unlearning.method import Method
+from clujax.unlearning.methods.rum import rum_from
 
 METHODS = {
     "retrain": methods.retrain,
@@ -95,8 +96,7 @@ def build_method(name: str, settings: Mapping[str, Any]) -> Method:
     values = dict(settings)
     kind = values.pop("method", name)
     if kind == "rum":
-        parts = [part and build_method(part["method"], part) for part in values.pop("parts", ())]
-        return methods.rum(parts=parts, **values)
+        return rum_from(values.pop("parts", ()), lambda part: build_method(part.get("method"), part), **values)
     make = lookup(METHODS, kind, f"methods.{name}.method")
     if "schedule" in values:
         values["schedule"] = lookup(SCHEDULES, values["schedule"], f"methods.{name}.schedule")

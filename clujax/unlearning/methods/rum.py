@@ -31,7 +31,7 @@ def rum(
     Args:
       parts: a method for each part, in rising order of the scores; None leaves a part as it is.
       scores: `scores(request) -> [n_f]`, larger for rows that are memorised more; by default the original network's loss,
-        a proxy. `ensembles.memorization_scores` gives the real ones.
+        a proxy. `memorization_scores` gives the real ones.
       keep_waiting: while a part is processed, count the parts that wait as remaining rows.
 
     Source: Zhao et al. 2024 (published: nothing, finetune, SalUn). Cost: that of its methods; all but the first are prepared
