@@ -90,10 +90,10 @@ def get_config() -> ConfigDict:
             "l1_sparse": batch | {"epochs": 10, "learning_rate": 0.05, "sweep": {"strength": (1e-4, 3e-4, 1e-3)}},
             "cf_k": batch | {"epochs": 5, "k": 1, "sweep": {"learning_rate": (0.03, 0.1, 0.3)}},
             "eu_k": batch | {"epochs": 20, "learning_rate": 0.1, "sweep": {"k": (1, 2)}},
-            "gradient_ascent": batch | {"epochs": 9, "sweep": {"learning_rate": (0.03, 0.1, 0.3)}},
-            "neg_grad_plus": batch | {"epochs": 5, "learning_rate": 0.02, "sweep": {"keep": (0.97, 0.99, 0.997)}},
-            "npo": batch | {"epochs": 5, "learning_rate": 0.02, "sweep": {"remain_weight": (1.0, 3.0, 10.0)}},
-            "sim_npo": batch | {"epochs": 5, "learning_rate": 0.02, "sweep": {"remain_weight": (1.0, 3.0, 10.0)}},
+            "gradient_ascent": batch | {"epochs": 9, "sweep": {"learning_rate": (0.003, 0.01, 0.03, 0.1, 0.3)}},
+            "neg_grad_plus": batch | {"epochs": 5, "learning_rate": 0.02, "sweep": {"keep": (0.9, 0.97, 0.99, 0.997)}},
+            "npo": batch | {"epochs": 5, "learning_rate": 0.02, "sweep": {"remain_weight": (0.5, 1.0, 3.0, 10.0)}},
+            "sim_npo": batch | {"epochs": 5, "learning_rate": 0.02, "sweep": {"remain_weight": (0.5, 1.0, 3.0, 10.0)}},
             "random_label": batch | {"epochs": 5, "sweep": {"learning_rate": (0.003, 0.01, 0.03)}},
             "salun": batch | {"epochs": 5, "fraction": 0.5, "sweep": {"learning_rate": (0.003, 0.01, 0.03)}},
             "scrub": batch | {"epochs": 5, "sweep": {"learning_rate": (0.003, 0.01, 0.03)}},
@@ -102,8 +102,8 @@ def get_config() -> ConfigDict:
             "unsir": batch | {"sweep": {"impair_rate": (1e-5, 1e-4, 3e-4)}},
             "boundary_shrink": batch | {"epochs": 5, "sweep": {"learning_rate": (3e-4, 1e-3, 3e-3)}},
             "boundary_expand": batch | {"epochs": 5, "sweep": {"learning_rate": (3e-3, 1e-2, 3e-2)}},
-            "ssd": batch | {"sweep": {"selection": (5.0, 10.0, 20.0, 50.0)}},
-            "fisher_forgetting": {"sweep": {"strength": (1e-8, 1e-7, 1e-6, 1e-5)}},
+            "ssd": batch | {"sweep": {"selection": (2.0, 5.0, 10.0, 20.0, 50.0)}},
+            "fisher_forgetting": {"sweep": {"strength": (1e-9, 1e-8, 1e-7, 1e-6, 1e-5)}},
             "influence": {"rows": 1000, "sweep": {"scale": (1.0, 3.0, 10.0, 30.0)}},
             "ntk": {"around": "initial", "sweep": {"scale": (1.0, 3.0, 10.0)}},
             "rum": {
@@ -116,7 +116,7 @@ def get_config() -> ConfigDict:
             "muso": batch | {"epochs": 5},
             "muso_random": batch | {"method": "muso", "epochs": 10, "source": "random"},
             "muso_published": batch | {"method": "muso", "epochs": 5, "formula": "published"},
-            "sfron": batch | {"steps": 100, "repair": 5, "sweep": {"ascent": (0.3, 1.0, 3.0, 10.0, 30.0)}},
+            "sfron": batch | {"steps": 100, "repair": 5, "sweep": {"ascent": (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)}},
         }
     )
     config.noise = ConfigDict({"models": 8})
