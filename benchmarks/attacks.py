@@ -78,7 +78,7 @@ def apart(ours, theirs) -> str:
     return f"{abs(float(ours) - float(theirs)):.1e} apart"
 
 
-def machine_case(name: str, score: Callable, sets: dict, repeats: int = 3) -> Case:
+def machine_case(name: str, score: Callable, sets: dict) -> Case:
     """The support-vector attack: as many remaining rows as unseen ones, the first in order, as published."""
     remain, unseen, forget = (np.asarray(score(*sets[part])) for part in ("remain", "unseen", "forget"))
     remain = remain[: len(unseen)]
@@ -91,7 +91,7 @@ def machine_case(name: str, score: Callable, sets: dict, repeats: int = 3) -> Ca
         machine.fit(np.concatenate([column(remain), column(unseen)]), np.repeat([1, 0], len(unseen)))
         return machine.predict(column(forget)) > 0
 
-    return Case(f"SVC, {name}", ours, theirs, differing, repeats)
+    return Case(f"SVC, {name}", ours, theirs, differing, 1)
 
 
 def logistic_cases(sets: dict) -> list[Case]:
@@ -202,7 +202,7 @@ def main() -> None:
         ("correctness", attacks.correctness),
     ):
         table_cases.append(machine_case(name, score, sets))
-    vectors = machine_case("probability vectors", probabilities, sets, 1)
+    vectors = machine_case("probability vectors", probabilities, sets)
     device = jax.devices()[0]
     title = (
         f"{options.rows // part:,} remaining, {options.unseen // part:,} unseen, {options.forget // part:,} forget rows"

@@ -38,11 +38,11 @@ def kernel_dual(
     # The room to the bound is an unknown too: bound − a would round to 0 first.
     room, w, bias = bound - a, np.zeros(features.size), 0.0
     for _ in range(iterations):
-        gap = a @ low + room @ high
+        gap = np.sum(a * low + room * high)
         size = max(1.0, np.sum(a))
         rest = sign * (features.apply(w) + bias) - 1 - low + high
         balance = w - features.transpose(sign * a)
-        left = max(np.abs(rest).max(), np.abs(balance).max() / size, abs(a @ sign) / size)
+        left = max(np.abs(rest).max(), np.abs(balance).max() / size, abs(np.sum(a * sign)) / size)
         # Rounding can hold the residuals up when the gap has long closed.
         if gap <= tolerance * size and (left <= 10 * tolerance or (gap <= 1e-4 * tolerance * size and left <= 1e-5)):
             return a, _bias(a, bound, sign, sign - features.apply(w), bias)
@@ -59,14 +59,14 @@ def kernel_dual(
             a, room, low, high, rest, balance, scale, solve, of_ones, stiffness = at
             right = sign * scale * (rest - low_target / a + high_target / room)
             along = solve(-balance - features.transpose(right))
-            dbias = (a @ sign - np.sum(right) - scale @ features.apply(along)) / stiffness
+            dbias = np.sum(a * sign - right - scale * features.apply(along)) / stiffness
             dw = along - dbias * of_ones
             da = -sign * (right + scale * (features.apply(dw) + dbias))
             return da, dw, dbias, (low_target - low * da) / a, (high_target + high * da) / room
 
         da, _, _, dlow, dhigh = direction(-a * low, -room * high)
         primal, dual = min(_reach(a, da), _reach(room, -da)), min(_reach(low, dlow), _reach(high, dhigh))
-        ahead = (a + primal * da) @ (low + dual * dlow) + (room - primal * da) @ (high + dual * dhigh)
+        ahead = np.sum((a + primal * da) * (low + dual * dlow) + (room - primal * da) * (high + dual * dhigh))
         centre = (ahead / gap) ** 3 * gap / (2 * len(a))
         da, dw, dbias, dlow, dhigh = direction(centre - a * low - da * dlow, centre - room * high + da * dhigh)
         step = 0.995 * min(_reach(a, da), _reach(room, -da), _reach(low, dlow), _reach(high, dhigh))

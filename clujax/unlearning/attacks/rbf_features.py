@@ -12,6 +12,8 @@ from clujax.errors import RequestError
 # On a line, with γ = 1: the grid of bumps and where each is cut off leave errors of 1e-13 in the kernel.
 STEP, REACH, CELL = 0.28, 14, 16
 WIDTH = CELL + 2 * REACH
+# BLAS leaves products of so few rows to one thread; a team that waits for its members costs more than it brings here.
+PIECE = 128
 
 # In more dimensions more rows than this must have a kernel of low rank.
 DENSE_ROWS = 4000
@@ -50,9 +52,10 @@ def line_features(x: Float[np.ndarray, " n"], gamma: float) -> Features:
     height = np.sqrt(2 * STEP / np.sqrt(np.pi))
     blocks = []
     for cell, start, rows in zip(occupied, starts, np.split(order, first[1:])):
-        inside = place[rows] - cell * CELL
-        block = height * np.exp(-2 * (STEP * (inside[:, None] - bumps)) ** 2)
-        blocks.append((rows, slice(start, start + WIDTH), block))
+        for piece in np.split(rows, range(PIECE, len(rows), PIECE)):
+            inside = place[piece] - cell * CELL
+            block = height * np.exp(-2 * (STEP * (inside[:, None] - bumps)) ** 2)
+            blocks.append((piece, slice(start, start + WIDTH), block))
     row, column = np.tril_indices(WIDTH)
 
     def apply(w):
