@@ -47,9 +47,15 @@ def test_result_is_what_reports_read(finished):
     assert [request["key"] for request in result["requests"]] == ["random", "class"]
     for request in result["requests"]:
         keys = [method["key"] for method in request["methods"]]
-        assert keys == ["original", "retrain", "retrain_again", "finetune", "sfron"]
-        assert set(request["noise_floor"]) >= {"FA", "RA", "TA", "MIA", "KL", "JS", "AvgD"}
-        sfron = request["methods"][-1]
+        extra = ["unsir"] if request["key"] == "class" else []
+        assert keys == ["original", "retrain", "retrain_again", "finetune", "diverging", "parts", "sfron", *extra]
+        assert set(request["noise_floor"]) >= {"FA", "RA", "TA", "MIA", "SVC", "AUC", "KL", "JS", "ToW", "AvgD"}
+        assert request["noise_models"] == 3
+        assert len(request["noise_ellipse"]["points"]) == 4
+        sfron = request["methods"][keys.index("sfron")]
+        assert set(sfron["larger_than_noise"]) <= set(request["noise_limit"])
+        low, high = sfron["interval"]["TA"]
+        assert low <= sfron["values"]["TA"] - request["methods"][1]["values"]["TA"] <= high
         assert sfron["gap"]["AvgD"] == pytest.approx(
             np.mean([sfron["gap"][key] for key in ("FA", "RA", "TA", "MIA")]), abs=1e-9
         )
@@ -60,6 +66,25 @@ def test_result_is_what_reports_read(finished):
     steps = run.evidence[0]["trajectory_step"]
     assert steps.tolist() == [0, 3]
     assert np.all(np.isfinite(run.evidence[0]["trajectory_norm_newton"]))
+
+
+def test_a_method_that_diverges_is_told_and_stops_nobody(finished):
+    _, result = finished
+    for request in result["requests"]:
+        row = next(method for method in request["methods"] if method["key"] == "diverging")
+        assert row["collapsed"]
+        assert row["values"] == {}
+        assert "no longer finite at step" in row["warnings"][0]
+
+
+def test_a_choice_is_made_once_on_validation_rows_and_kept(finished):
+    workdir, result = finished
+    for request in result["requests"]:
+        choice = json.loads((workdir / "stages" / f"{request['key']}_finetune_choice.json").read_text())
+        assert set(choice["gaps"]) == {"learning_rate 0.0001", "learning_rate 0.05"}
+        assert choice["gaps"][choice["best"]] == min(choice["gaps"].values())
+        row = next(method for method in request["methods"] if method["key"] == "finetune")
+        assert f"learning_rate {row['settings']['learning_rate']}" == choice["best"]
 
 
 def test_reference_metrics_are_recomputed_from_the_kept_networks(finished):
@@ -125,6 +150,9 @@ def test_a_killed_run_resumes_to_the_same_numbers(finished, tmp_path):
         (["--methods.sfron.objective.exponent=-1.0"], ConfigError, "methods.sfron: exponent is -1"),
         (["--methods.sfron.schedule=exponential"], ConfigError, "expected one of constant, cosine, linear, quadratic"),
         (["--methods.sfron.repair=0"], ConfigError, "methods.sfron: repair is 0"),
+        (["--data.validation_rows=0"], ConfigError, "a sweep chooses on validation rows"),
+        (["--methods.finetune.sweep.learning_rate=(-1.0, 0.1)"], ConfigError, "methods.finetune: learning_rate is -1"),
+        (["--methods.diverging.method=neg_grad"], ConfigError, "methods.diverging.method is 'neg_grad'"),
     ],
 )
 def test_bad_configs_are_refused_before_anything_is_made(tmp_path, overrides, error, words):

@@ -1,4 +1,4 @@
-"""A whole unlearning run in seconds: digits, a small perceptron, one request."""
+"""A whole unlearning run in seconds: digits, a small perceptron, two requests, a method that diverges, a choice, a noise."""
 
 import runpy
 
@@ -21,11 +21,19 @@ def get_config() -> ConfigDict:
     config.log_every = 3
     config.carry_out = ("random", "class")
     config.requests["class"] = ConfigDict({"label": "class 3", "scenario": "class", "classes": (3,)})
-    config.compare = ("retrain", "retrain_again", "finetune", "sfron")
+    config.compare = ("retrain", "retrain_again", "finetune", "diverging", "parts", "sfron")
+    config.requests["class"].also = ("unsir",)
+    config.data.validation_rows = 100
+    config.noise = ConfigDict({"models": 3})
     for name in ("retrain", "retrain_again"):
         config.methods[name].epochs = 4
     config.pretrain.epochs = 4
-    config.methods.finetune.epochs = 1
+    config.methods.finetune = ConfigDict({"epochs": 1, "sweep": {"learning_rate": (1e-4, 0.05)}})
+    config.methods.diverging = ConfigDict({"method": "neg_grad_plus", "epochs": 2, "keep": 0.0, "learning_rate": 1e6})
+    config.methods.parts = ConfigDict(
+        {"method": "rum", "parts": ("", {"method": "finetune", "epochs": 1}, {"method": "salun", "epochs": 1})}
+    )
+    config.methods.unsir = ConfigDict({"noise_images": 4, "copies": 4, "per_class": 10})
     config.methods.sfron = ConfigDict(
         {
             "steps": 6,
