@@ -82,7 +82,7 @@ def line_features(x: Float[np.ndarray, " n"], gamma: float) -> Features:
     return Features(size, apply, transpose, normal)
 
 
-def low_rank_features(x: Float[np.ndarray, "n d"], gamma: float, tolerance: float = 1e-8) -> Features:
+def low_rank_features(x: Float[np.ndarray, "n d"], gamma: float, tolerance: float = 1e-7) -> Features:
     """Pivoted Cholesky of the kernel: every diagonal entry to the tolerance, in n r² operations.
 
     Raises:
