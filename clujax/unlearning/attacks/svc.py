@@ -44,8 +44,8 @@ def fit_svc(members: Features, strangers: Features, *, penalty: float = 3.0, gam
         has a rank beyond 2,000.
 
     Cost: some 20 iterations of n · 44² operations for one score, whatever its range, and of n r² for vectors (r about 300
-    for the probabilities of 10 classes). Where other work shares the cores, OPENBLAS_NUM_THREADS=1 can make vectors ten
-    times faster: BLAS's threads wait for one another by spinning.
+    for the probabilities of 10 classes). Where other work shares the cores, OPENBLAS_NUM_THREADS=1 can make vectors several
+    times faster: threads of BLAS wait for one another by spinning.
     """
     members, strangers = _features(members=members, strangers=strangers)
     gamma = 1.0 / members.shape[1] if gamma is None else gamma
