@@ -26,6 +26,7 @@ from clujax.unlearning.ensembles import ensemble_logits, train_ensemble
 from clujax.unlearning.method import Method, Outcome, execute, unlearn
 from clujax.unlearning.metrics import check_rows, evaluate, gaps, predictions, summary
 from clujax.unlearning.plans import train_on
+from clujax.unlearning.relearning import relearn_time
 from clujax.unlearning.request import Request
 from clujax.unlearning.settings import AUGMENTS, build_classifier, lookup, methods_for, select_rows
 from clujax.unlearning.sweep import sweep
@@ -178,6 +179,9 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
         cache = predictions(original.classifier, outcome.params, outcome.stats, rows)
         values = evaluate(cache, reference and reference.cache, untrained=untrained, facts=case.facts)
         values["Moved"] = float(parameter_distance(*jax.device_get((outcome.params, request.params))))
+        if run.config.get("relearn"):
+            options = run.config.relearn.to_dict() | {"key": keys("relearn")}
+            values["Relearn"] = relearn_time(request, outcome.params, outcome.stats, **options).steps
         values |= summary(values, reference.values if reference else values)
         gap = reference and gaps(values, reference.values)
         return Cell(values, gap, outcome, cache)

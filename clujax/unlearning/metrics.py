@@ -115,6 +115,13 @@ METRICS = (
     _beside("ZRF", "ZRF", "", "1 − Jensen–Shannon divergence to an untrained network, forgotten rows.", "output"),
     _beside("Confused", "Confusion", "%", "Unseen rows of the two confused classes put into the other one.", "utility"),
     _beside("Trigger", "Trigger success", "%", "Unseen rows with the trigger that are put into its class.", "utility"),
+    _beside(
+        "Relearn",
+        "Relearn time",
+        "steps",
+        "Steps of finetuning on the forgotten rows until their loss is the original network's again.",
+        "privacy",
+    ),
     _beside("Moved", "Distance moved", "", "‖θ − θ_original‖ / ‖θ_original‖.", "output"),
     Metric("ToW", "Tug of war", "", "higher", 1.0, "Product of 1 − |gap| over FA, RA and TA.", "summary"),
     Metric("ToW_MIA", "Tug of war, MIA", "", "higher", 1.0, "Product of 1 − |gap| over MIA, RA and TA.", "summary"),

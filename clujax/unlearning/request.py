@@ -117,7 +117,7 @@ def _provided(request: Request, need: str) -> bool:
 
 def whole_classes(request: Request) -> bool:
     """Whether the forget rows are whole classes: no remaining row has one of their labels."""
-    return not np.isin(np.asarray(request.forget["y"]), np.asarray(request.remain["y"])).any()
+    return request.remain is None or not np.isin(np.asarray(request.forget["y"]), np.asarray(request.remain["y"])).any()
 
 
 def forward(

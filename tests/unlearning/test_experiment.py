@@ -54,6 +54,7 @@ def test_result_is_what_reports_read(finished):
         assert len(request["noise_ellipse"]["points"]) == 4
         sfron = request["methods"][keys.index("sfron")]
         assert set(sfron["larger_than_noise"]) <= set(request["noise_limit"])
+        assert 0 <= sfron["values"]["Relearn"] <= 4
         low, high = sfron["interval"]["TA"]
         assert low <= sfron["values"]["TA"] - request["methods"][1]["values"]["TA"] <= high
         assert sfron["gap"]["AvgD"] == pytest.approx(

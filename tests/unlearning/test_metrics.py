@@ -34,7 +34,19 @@ def test_every_value_is_described_and_finite(table):
     assert set(values) <= described
     assert all(np.isfinite(value) for value in values.values())
     assert described - set(values) == {
-        *("FA_test", "Confused", "Trigger", "Moved", "ToW", "ToW_MIA", "AvgD", "AvgGap", "PrivLeak", "seconds")
+        *(
+            "FA_test",
+            "Confused",
+            "Trigger",
+            "Moved",
+            "Relearn",
+            "ToW",
+            "ToW_MIA",
+            "AvgD",
+            "AvgGap",
+            "PrivLeak",
+            "seconds",
+        )
     }
 
 

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.requests["class"].also = ("unsir",)
     config.data.validation_rows = 100
     config.noise = ConfigDict({"models": 3})
+    config.relearn = ConfigDict({"max_steps": 3, "batch_size": 32})
     for name in ("retrain", "retrain_again"):
         config.methods[name].epochs = 4
     config.pretrain.epochs = 4
