@@ -41,3 +41,9 @@ def stateless():
 @pytest.fixture(scope="session")
 def batch_norm():
     return make_request(cnn(num_classes=4, widths=(8,)), (4, 4, 1), epochs=4)
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """Sixty rows of four overlapping classes, for ensembles."""
+    return {name: column for name, column in clusters(1, 60).items() if name != "index"}

@@ -14,14 +14,6 @@ NET = mlp(C, (8,))
 SMALL = {"epochs": 2, "batch_size": 16}
 
 
-@pytest.fixture(scope="module")
-def rows():
-    rng = np.random.default_rng(1)
-    y = rng.integers(0, C, N).astype(np.int32)
-    centres = np.random.default_rng(0).normal(size=(C, 4, 4, 1))
-    return {"x": (centres[y] + rng.normal(size=(N, 4, 4, 1))).astype(np.float32), "y": y}
-
-
 def split(members, seed=3):
     return jax.random.split(jax.random.key(seed), members)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clujax.errors import RequestError
 from clujax.models import cnn, mlp
 from clujax.training import Checkpoints, NonFiniteError, Writer, make_mesh
-from clujax.unlearning import Request, ensembles, predict, retrain, unlearn
+from clujax.unlearning import Request, ensembles, predict, retrain, subset_masks, unlearn
 from clujax.unlearning.ensembles import (
     ensemble_logits,
     member,
@@ -22,14 +22,6 @@ from clujax.unlearning.ensembles import (
 N, C = 60, 4
 NET = mlp(C, (8,))
 SMALL = {"epochs": 2, "batch_size": 16}
-
-
-@pytest.fixture(scope="module")
-def rows():
-    rng = np.random.default_rng(1)
-    y = rng.integers(0, C, N).astype(np.int32)
-    centres = np.random.default_rng(0).normal(size=(C, 4, 4, 1))
-    return {"x": (centres[y] + rng.normal(size=(N, 4, 4, 1))).astype(np.float32), "y": y}
 
 
 def split(members, seed=3):
