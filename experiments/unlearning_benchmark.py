@@ -53,7 +53,7 @@ def main() -> None:
             f"Command: `clujax run {CONFIGS[name]} --workdir {WORKDIRS[name]}` ({made['created'][:10]}, {made['device']},"
             f" jax {made['versions']['jax']}, {made['wall_seconds'] / 60:.0f} minutes in the last call).",
             "",
-            reports.markdown([run], full=True),
+            reports.markdown([run]),
         ]
         for i, request in enumerate(made["requests"]):
             sections += ["", f"## {request['name']}", ""]
@@ -64,6 +64,7 @@ def main() -> None:
                     shutil.copy(source, target)
                     sections += [f"![{figure}]({target.name})", ""]
             sections += ["Chosen on 1,000 validation rows, on the first seed:", "", choices(workdir, request["key"])]
+        sections += ["", "## Every metric", "", reports.markdown([run], full=True)]
         (RESULTS / f"unlearning_{name}.md").write_text("\n".join(sections) + "\n")
 
 

@@ -149,7 +149,13 @@ def _comparable(first: tuple[Run, Mapping[str, Any]], other: tuple[Run, Mapping[
 
 
 def _metrics(request: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    return {metric["key"]: (metric["unit"], metric["direction"], metric["ideal"]) for metric in request["metrics"]}
+    # What no method has a value of is listed by some versions and not by others.
+    held = {key for method in request["methods"] for key in method["values"]}
+    return {
+        metric["key"]: (metric["unit"], metric["direction"], metric["ideal"])
+        for metric in request["metrics"]
+        if metric["key"] in held
+    }
 
 
 def _differs(values: Sequence[float | None], floors: Sequence[float | None], unit: str) -> bool:
