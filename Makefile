@@ -37,6 +37,9 @@ format: $(READY) ## let ruff mend what it can
 bench: $(READY)  ## time the hot paths beside their baselines
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/unlearning_cycle.py
+	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/ensembles.py
+	$(BIN)/python benchmarks/relabel.py
 
 notebooks: $(READY) ## execute the notebooks in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb

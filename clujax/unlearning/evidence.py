@@ -117,4 +117,4 @@ def trajectory(outcome):
             which = "_".join(names[part] for part in which.split("·"))
         found["_".join(filter(None, ["trajectory", kind, which]))] = np.array([record[key] for record in records])
     sizes = [record.get("forget/effective_sample_size", np.nan) for record in records]
-    return found | {"trajectory_effective_sample_size": np.array(sizes)}
+    return found | ({"trajectory_effective_sample_size": np.array(sizes)} if np.isfinite(sizes).any() else {})
