@@ -115,6 +115,15 @@ def test_numbers_do_not_depend_on_the_order_of_rows(table):
     assert {key: one[key] for key in keep} == pytest.approx({key: other[key] for key in keep}, abs=1e-4)
 
 
+def test_float32_logits_are_evaluated_in_double_precision_too(table, x64):
+    networks, values, _ = table
+    again = evaluate(networks[1], networks[0])
+    # Splits of the loss attack are drawn anew by the other width; everything else is the same number.
+    assert {key: again[key] for key in again if key != "LossCV"} == pytest.approx(
+        {key: values[key] for key in again if key != "LossCV"}, rel=1e-3, abs=2.6
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

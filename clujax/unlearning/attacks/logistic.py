@@ -120,8 +120,8 @@ def loss_attack(
 
 @partial(jax.jit, static_argnums=(5, 6))
 def _fit(members, strangers, inside, outside, penalty, iterations, balanced):
-    score = jnp.concatenate([members, strangers])
-    label = jnp.concatenate([jnp.ones_like(members), jnp.zeros_like(strangers)])
+    score = jnp.concatenate([members, strangers]).astype(jnp.promote_types(members.dtype, jnp.zeros(()).dtype))
+    label = jnp.concatenate([jnp.ones_like(members), jnp.zeros_like(strangers)]).astype(score.dtype)
     if balanced:
         count = jnp.sum(inside) + jnp.sum(outside)
         inside, outside = (count * w / (2 * jnp.maximum(jnp.sum(w), 1e-30)) for w in (inside, outside))
