@@ -22,7 +22,7 @@ from clujax.unlearning.cases import Case, case_for, take_rows
 from clujax.unlearning.cells import Cell
 from clujax.unlearning.decomposition import parts_probe
 from clujax.unlearning.distances import parameter_distance
-from clujax.unlearning.ensembles import ensemble_logits, train_ensemble
+from clujax.unlearning.ensembles import ensemble_logits, member, train_ensemble
 from clujax.unlearning.method import Method, Outcome, execute, unlearn
 from clujax.unlearning.metrics import check_rows, evaluate, gaps, predictions, summary
 from clujax.unlearning.plans import train_on
@@ -208,7 +208,8 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
     found = {"original": measured(original.outcome, found["retrain"])} | {key: found[key] for key in arms}
     chance = None
     if run.config.get("noise"):
-        chance = retrain_noise(run, request, case, rows, found["retrain"], place / "noise.json", keys("noise"), digest)
+        keep = {"file": place / "noise.json", "digest": digest}
+        chance = retrain_noise(run, request, case, rows, found["retrain"], untrained, keys("noise"), **keep)
     if seed == run.config.seeds[0]:
         shown = run.config.evidence.method if found[run.config.evidence.method].cache else "retrain"
         evidence.write(
@@ -240,7 +241,7 @@ def diverged(error, method) -> Cell:
     return Cell({}, {}, outcome, {})
 
 
-def retrain_noise(run, request, case, rows, reference, file, key, digest) -> dict:
+def retrain_noise(run, request, case, rows, reference, untrained, key, *, file, digest) -> dict:
     """Metrics of further networks retrained with other seeds, in one compiled program; kept like a finished cell."""
     if file.exists():
         record = json.loads(file.read_text())
@@ -267,9 +268,9 @@ def retrain_noise(run, request, case, rows, reference, file, key, digest) -> dic
     }
     values = []
     for i in range(models):
-        found = evaluate(
-            {side: (each[i], labels) for side, (each, labels) in logits.items()}, reference.cache, facts=case.facts
-        )
+        cache = {side: (each[i], labels) for side, (each, labels) in logits.items()}
+        found = evaluate(cache, reference.cache, untrained=untrained, facts=case.facts)
+        found["Moved"] = float(parameter_distance(*jax.device_get((member(ensemble, i)[0], request.params))))
         values.append(found | summary(found, reference.values))
     record = noise.noise_record(values, reference.values)
     training.workdir.write_json(file, record | {"digest": digest})

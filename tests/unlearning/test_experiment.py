@@ -49,7 +49,20 @@ def test_result_is_what_reports_read(finished):
         keys = [method["key"] for method in request["methods"]]
         extra = ["unsir"] if request["key"] == "class" else []
         assert keys == ["original", "retrain", "retrain_again", "finetune", "diverging", "parts", "sfron", *extra]
-        assert set(request["noise_floor"]) >= {"FA", "RA", "TA", "MIA", "SVC", "AUC", "KL", "JS", "ToW", "AvgD"}
+        assert set(request["noise_floor"]) >= {
+            "FA",
+            "RA",
+            "TA",
+            "MIA",
+            "SVC",
+            "AUC",
+            "KL",
+            "JS",
+            "ZRF",
+            "Moved",
+            "ToW",
+            "AvgD",
+        }
         assert request["noise_models"] == 3
         assert len(request["noise_ellipse"]["points"]) == 4
         sfron = request["methods"][keys.index("sfron")]
