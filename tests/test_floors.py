@@ -56,6 +56,17 @@ def test_imports_point_down(path):
         assert not (room in SYSTEMS and target in SYSTEMS), f"{path.name}: system {room} imports system {target}"
 
 
+def test_scikit_learn_is_no_part_of_a_measurement():
+    """It is the reference in tests; its data sets are found without importing it."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            )
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert not any(name.split(".")[0] == "sklearn" for name in names), f"{path} imports scikit-learn"
+
+
 def test_the_walker_sees_imports(tmp_path):
     """Guard the guard: a nested import in a function is found."""
     file = tmp_path / "x.py"
