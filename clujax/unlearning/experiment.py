@@ -177,6 +177,8 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
 
     def measured(outcome, reference):
         cache = predictions(original.classifier, outcome.params, outcome.stats, rows)
+        if reference and not all(np.isfinite(logits).all() for logits, _ in cache.values()):
+            return diverged("its outputs are not finite", outcome.settings)
         values = evaluate(cache, reference and reference.cache, untrained=untrained, facts=case.facts)
         values["Moved"] = float(parameter_distance(*jax.device_get((outcome.params, request.params))))
         if run.config.get("relearn"):
@@ -198,7 +200,7 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
             try:
                 outcome = trained(method_name, method, **options)
             except training.NonFiniteError as error:
-                cell = diverged(error, method)
+                cell = diverged(f"its numbers were no longer finite at step {error.step}", method.settings)
             else:
                 cell = measured(outcome, found.get("retrain"))
             cells.save(directory, cell, digest)
@@ -234,11 +236,9 @@ def chosen(run, name, method_name, candidates, request, retrained, key) -> Metho
     return candidates[json.loads(file.read_text())["best"]]
 
 
-def diverged(error, method) -> Cell:
-    """What is kept of a method whose numbers stopped being finite."""
-    said = f"Collapsed: the numbers were no longer finite at step {error.step}."
-    outcome = Outcome(None, None, [], {}, method.settings, (said,), 0.0, 0.0, 0.0)
-    return Cell({}, {}, outcome, {})
+def diverged(said: str, settings: Mapping[str, Any]) -> Cell:
+    """What is kept of a method that left no network to measure."""
+    return Cell({}, {}, Outcome(None, None, [], {}, settings, (f"Collapsed: {said}.",), 0.0, 0.0, 0.0), {})
 
 
 def retrain_noise(run, request, case, rows, reference, untrained, key, *, file, digest) -> dict:

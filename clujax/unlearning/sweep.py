@@ -114,10 +114,15 @@ def sweep(
                 **{"description": name} | fit_options,
             )
             seconds = made.prepare_seconds + made.run_seconds
-            values, _ = validation_values(request, made.params, made.stats, cache)
-            gap = float(score(values, expected))
-            if not _finite(made.params) or not math.isfinite(gap):
-                gap, reason = math.inf, "the network or its gap is not finite"
+            gap, reason = math.inf, "the network or its gap is not finite"
+            if _finite(made.params):
+                try:
+                    values, _ = validation_values(request, made.params, made.stats, cache)
+                except RequestError as error:  # finite weights of which the logits are not
+                    reason = str(error)
+                else:
+                    gap = float(score(values, expected))
+                    reason = None if math.isfinite(gap) else reason
         except NonFiniteError as error:
             gap, reason, seconds = math.inf, str(error), time.perf_counter() - begin
         trials.append(Trial(name, gap, values, method.settings, seconds, reason))

@@ -48,7 +48,17 @@ def test_result_is_what_reports_read(finished):
     for request in result["requests"]:
         keys = [method["key"] for method in request["methods"]]
         extra = ["unsir"] if request["key"] == "class" else []
-        assert keys == ["original", "retrain", "retrain_again", "finetune", "diverging", "parts", "sfron", *extra]
+        assert keys == [
+            "original",
+            "retrain",
+            "retrain_again",
+            "finetune",
+            "diverging",
+            "exploding",
+            "parts",
+            "sfron",
+            *extra,
+        ]
         assert set(request["noise_floor"]) >= {
             "FA",
             "RA",
@@ -85,10 +95,11 @@ def test_result_is_what_reports_read(finished):
 def test_a_method_that_diverges_is_told_and_stops_nobody(finished):
     _, result = finished
     for request in result["requests"]:
-        row = next(method for method in request["methods"] if method["key"] == "diverging")
-        assert row["collapsed"]
-        assert row["values"] == {}
-        assert "no longer finite at step" in row["warnings"][0]
+        rows = {method["key"]: method for method in request["methods"]}
+        for key, words in (("diverging", "no longer finite at step"), ("exploding", "outputs are not finite")):
+            assert rows[key]["collapsed"]
+            assert rows[key]["values"] == {}
+            assert words in rows[key]["warnings"][0]
 
 
 def test_a_choice_is_made_once_on_validation_rows_and_kept(finished):

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.log_every = 3
     config.carry_out = ("random", "class")
     config.requests["class"] = ConfigDict({"label": "class 3", "scenario": "class", "classes": (3,)})
-    config.compare = ("retrain", "retrain_again", "finetune", "diverging", "parts", "sfron")
+    config.compare = ("retrain", "retrain_again", "finetune", "diverging", "exploding", "parts", "sfron")
     config.requests["class"].also = ("unsir",)
     config.data.validation_rows = 100
     config.noise = ConfigDict({"models": 3})
@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.pretrain.epochs = 4
     config.methods.finetune = ConfigDict({"epochs": 1, "sweep": {"learning_rate": (1e-4, 0.05)}})
     config.methods.diverging = ConfigDict({"method": "neg_grad_plus", "epochs": 2, "keep": 0.0, "learning_rate": 1e6})
+    config.methods.exploding = ConfigDict({"method": "influence", "scale": 1e38, "rows": 10})
     config.methods.parts = ConfigDict(
         {"method": "rum", "parts": ("", {"method": "finetune", "epochs": 1}, {"method": "salun", "epochs": 1})}
     )
