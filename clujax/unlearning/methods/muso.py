@@ -44,7 +44,7 @@ def muso(
 ) -> Method:
     """Alternate: refit a head on the remaining rows and relabel the forgotten ones by it; finetune on all rows.
 
-    Labels are Z_u V with V = V₀ + (G + ε)⁻¹(B − G V₀), where G and B are sums over the remaining rows (`muso.refit_head`)
+    Labels are Z_u V with V = V₀ + (G + ε)⁻¹(B − G V₀), where G and B are sums over the remaining rows (`heads.refit_head`)
     and V₀ is the head before training. Exact for a linear model on fixed features (`random_features`).
 
     Args:
