@@ -78,7 +78,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
 
     found: dict[str, dict[str, list[Cell]]] = {name: {} for name in requests}
-    noise: dict[str, list[dict]] = {name: [] for name in requests}
+    chances: dict[str, list[dict]] = {name: [] for name in requests}
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
         networks = len({(seed, name if case.own_network else "") for (name, seed), case in cases.items()})
         progress.add_task("networks", total=networks + len(config.seeds) * sum(map(len, arms.values())))
@@ -103,7 +103,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
                 for method, cell in cells_of.items():
                     found[name].setdefault(method, []).append(cell)
                 if chance:
-                    noise[name].append(chance)
+                    chances[name].append(chance)
     result = {
         "title": config.title,
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -116,7 +116,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
                 request,
                 cases[name, config.seeds[0]],
                 found[name],
-                noise=noise[name],
+                noise=chances[name],
                 labels=config.get("labels", {}),
                 focus=config.evidence.method,
             )
@@ -181,9 +181,7 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
             return diverged("its outputs are not finite", outcome.settings)
         values = evaluate(cache, reference and reference.cache, untrained=untrained, facts=case.facts)
         values["Moved"] = float(parameter_distance(*jax.device_get((outcome.params, request.params))))
-        if run.config.get("relearn"):
-            options = run.config.relearn.to_dict() | {"key": keys("relearn")}
-            values["Relearn"] = relearn_time(request, outcome.params, outcome.stats, **options).steps
+        values |= relearned(run, request, outcome.params, outcome.stats, keys("relearn"))
         values |= summary(values, reference.values if reference else values)
         gap = reference and gaps(values, reference.values)
         return Cell(values, gap, outcome, cache)
@@ -224,6 +222,13 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
             seed=seed,
         )
     return found, chance
+
+
+def relearned(run, request, params, stats, key) -> dict[str, float]:
+    """The relearn time of a network, where the config asks for it."""
+    if not run.config.get("relearn"):
+        return {}
+    return {"Relearn": relearn_time(request, params, stats, key=key, **run.config.relearn.to_dict()).steps}
 
 
 def chosen(run, name, method_name, candidates, request, retrained, key) -> Method:
@@ -270,7 +275,7 @@ def retrain_noise(run, request, case, rows, reference, untrained, key, *, file, 
     for i in range(models):
         cache = {side: (each[i], labels) for side, (each, labels) in logits.items()}
         found = evaluate(cache, reference.cache, untrained=untrained, facts=case.facts)
-        found["Moved"] = float(parameter_distance(*jax.device_get((member(ensemble, i)[0], request.params))))
+        found |= relearned(run, request, *member(ensemble, i), jax.random.fold_in(key, i))
         values.append(found | summary(found, reference.values))
     record = noise.noise_record(values, reference.values)
     training.workdir.write_json(file, record | {"digest": digest})

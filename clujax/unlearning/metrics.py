@@ -122,11 +122,11 @@ METRICS = (
         "Steps of finetuning on the forgotten rows until their loss is the original network's again.",
         "privacy",
     ),
-    _beside("Moved", "Distance moved", "", "‖θ − θ_original‖ / ‖θ_original‖.", "output"),
     Metric("ToW", "Tug of war", "", "higher", 1.0, "Product of 1 − |gap| over FA, RA and TA.", "summary"),
     Metric("ToW_MIA", "Tug of war, MIA", "", "higher", 1.0, "Product of 1 − |gap| over MIA, RA and TA.", "summary"),
     Metric("AvgD", "Avg. D", "%", "lower", 0.0, "Mean absolute gap of FA, RA, TA and MIA.", "summary", True),
     Metric("AvgGap", "Avg. gap, SVC", "%", "lower", 0.0, "Mean absolute gap of FA, RA, TA and SVC.", "summary"),
+    Metric("Moved", "Distance moved", "", "lower", 0.0, "‖θ − θ_original‖ / ‖θ_original‖.", "cost"),
     Metric("seconds", "Run time", "s", "lower", 0.0, "Preparing and running, without compiling.", "cost", True),
 )
 

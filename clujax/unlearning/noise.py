@@ -46,7 +46,7 @@ def pooled(records: Sequence[Mapping[str, Any]], level: float = 0.95) -> dict[st
     about = np.concatenate([part - part.mean(0) + grand for part in points])
     centre, axes = noise_ellipse(about)
     return {
-        "floor": {key: ideal_side(key, float(values.mean())) for key, values in every.items()},
+        "floor": {key: float(values.mean()) for key, values in every.items()},
         "limit": {key: float(np.quantile(values, level)) for key, values in every.items()},
         "models": len(records[0]["points"]) - 1,
         "ellipse": {
@@ -57,12 +57,6 @@ def pooled(records: Sequence[Mapping[str, Any]], level: float = 0.95) -> dict[st
             "points": about.tolist(),
         },
     }
-
-
-def ideal_side(key, size):
-    """A distance as the metric's own value: ToW 0.02 from its ideal is 0.98."""
-    ideal = next(metric.ideal for metric in METRICS if metric.key == key)
-    return size if ideal == "retrain" or ideal == 0 else ideal - size
 
 
 def larger_than_noise(

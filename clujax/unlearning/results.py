@@ -12,7 +12,7 @@ import numpy as np
 import clujax
 from clujax.unlearning.intervals import paired_gap_interval, t_interval
 from clujax.unlearning.metrics import METRICS, row_outcomes
-from clujax.unlearning.noise import collapse, ideal_side, larger_than_noise, noise_record, pooled
+from clujax.unlearning.noise import collapse, larger_than_noise, noise_record, pooled
 
 LABELS = {
     "original": "Original",
@@ -81,7 +81,7 @@ def request_record(
     elif again is not None:
         shifts = [noise_record([cell.values], values) for cell, values in zip(again, references, strict=True)]
         limit = mean_over([each["shifts"] for each in shifts])
-        chance = {"floor": {metric: ideal_side(metric, size) for metric, size in limit.items()}, "limit": limit}
+        chance = {"floor": limit, "limit": limit}
     else:
         chance = {"floor": None, "limit": {}}
     record = {
