@@ -60,14 +60,23 @@ def pooled(records: Sequence[Mapping[str, Any]], level: float = 0.95) -> dict[st
 
 
 def larger_than_noise(
-    group: Sequence[Mapping[str, float]], references: Sequence[Mapping[str, float]], limit: Mapping[str, float]
+    group: Sequence[Mapping[str, float]],
+    references: Sequence[Mapping[str, float]],
+    limit: Mapping[str, float],
+    least: Mapping[str, float] | None = None,
 ) -> list[str]:
-    """Metrics whose mean distance over seeds is larger than that of 95 % of retrained networks."""
-    found = []
+    """Metrics whose mean distance over seeds is larger than that of 95 % of retrained networks.
+
+    Args:
+      group, references: metrics of the method and of the retrained network, one a seed.
+      limit: of `pooled`.
+      least: metric -> the weight of one row, below which a distance says nothing even where retraining never varies.
+    """
+    found, least = [], least or {}
     for key, most in limit.items():
         if all(key in values for values in group):
             mean = np.mean([shift(key, values, reference) for values, reference in zip(group, references, strict=True)])
-            if mean > most + 1e-9:
+            if mean > most + 1e-9 and mean >= least.get(key, 0.0) - 1e-9:
                 found.append(key)
     return found
 

@@ -79,11 +79,10 @@ def request_record(
     if noise:
         chance = pooled(noise)
     elif again is not None:
-        shifts = [noise_record([cell.values], values) for cell, values in zip(again, references, strict=True)]
-        limit = mean_over([each["shifts"] for each in shifts])
-        chance = {"floor": limit, "limit": limit}
+        shifts = [noise_record([cell.values], values)["shifts"] for cell, values in zip(again, references, strict=True)]
+        chance = {"floor": mean_over([{key: sizes[0] for key, sizes in each.items()} for each in shifts])}
     else:
-        chance = {"floor": None, "limit": {}}
+        chance = {"floor": None}
     record = {
         "key": name,
         "name": settings.get("label", name),
@@ -97,7 +96,8 @@ def request_record(
         "reference": "retrain",
         "focus": focus,
         "methods": [
-            method_record(key, group, cells["retrain"], labels or {}, chance["limit"]) for key, group in cells.items()
+            method_record(key, group, cells["retrain"], labels or {}, chance.get("limit"))
+            for key, group in cells.items()
         ],
         "noise_floor": chance["floor"],
     }
@@ -111,7 +111,7 @@ def method_record(
     group: Sequence[Any],
     retrained: Sequence[Any],
     labels: Mapping[str, str],
-    limit: Mapping[str, float],
+    limit: Mapping[str, float] | None,
 ) -> dict:
     """One row of the table: means and spreads over seeds, gaps to retrain, costs, settings, warnings.
 
@@ -141,7 +141,9 @@ def method_record(
         "warnings": warnings,
     }
     if key != "retrain" and finite:
-        method["larger_than_noise"] = larger_than_noise([cell.values for cell in finite], references, limit)
+        if limit is not None:  # one pair of networks is no measure of how often a distance occurs
+            weight = one_row(retrained[0].cache)
+            method["larger_than_noise"] = larger_than_noise([cell.values for cell in finite], references, limit, weight)
         method["interval"] = intervals(finite, [reference for _, reference in pairs])
     return method
 
@@ -161,6 +163,13 @@ def intervals(group: Sequence[Any], retrained: Sequence[Any]) -> dict[str, list[
         interval = t_interval([cell.values["AvgD"] for cell in group])
         found["AvgD"] = [max(interval.low, 0.0), interval.high]
     return found
+
+
+def one_row(cache: Mapping[str, tuple]) -> dict[str, float]:
+    """What one row weighs in each metric that is a share of rows, in per cent."""
+    sides = {"RA": "remain", "TA": "unseen", "FA_test": "unseen_forget"}
+    sides |= dict.fromkeys(("FA", "MIA", "SVC", "SVC_correct", "SVC_entropy", "SVC_m", "Threshold", "Agree"), "forget")
+    return {key: 100 / len(cache[side][1]) for key, side in sides.items() if side in cache}
 
 
 def timing(outcome: Any) -> dict[str, float]:

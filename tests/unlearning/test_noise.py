@@ -41,6 +41,9 @@ def test_larger_than_noise_is_a_matter_of_the_mean_over_seeds():
     limit = {"FA": 2.0, "TA": 1.0, "KL": 0.1}
     group = [network(FA=83.0, TA=86.5, KL=0.05), network(FA=83.0, TA=85.0, KL=0.05)]
     assert noise.larger_than_noise(group, [REFERENCE] * 2, limit) == ["FA"]
+    still = [network(TA=85.1)] * 2, [REFERENCE] * 2, {"TA": 0.0}
+    assert noise.larger_than_noise(*still) == ["TA"]
+    assert noise.larger_than_noise(*still, {"TA": 0.5}) == []  # less than a row
     assert noise.larger_than_noise([REFERENCE] * 2, [REFERENCE] * 2, limit) == []
 
 
