@@ -151,6 +151,13 @@ def test_runs_that_cannot_be_compared_are_refused_by_name(tmp_path, change, word
         assert (str(tmp_path / word) if len(word) == 1 else word) in str(caught.value)
 
 
+def test_a_metric_that_no_method_has_does_not_part_two_runs(tmp_path):
+    other = benchmark()
+    spare = other["requests"][0]["metrics"][0] | {"key": "Relearn"}
+    other["requests"][0]["metrics"].append(spare)
+    assert len(boards([_run(tmp_path / "a"), _run(tmp_path / "b", other)])) == 2
+
+
 def test_a_reference_that_moves_within_the_noise_is_the_same(tmp_path):
     other = benchmark()
     other["requests"][0]["methods"][1]["values"]["MIA"] += 0.9 * other["requests"][0]["noise_floor"]["MIA"]
