@@ -153,6 +153,8 @@ def test_unseen_rows_that_were_trained_on_are_refused():
     check_rows(rows | {"unseen": {"x": x[40:], "y": np.zeros(20)}})
     with pytest.raises(RequestError, match="20 of 20 rows of unseen are training rows"):
         check_rows(rows | {"unseen": {"x": x[20:40], "y": np.zeros(20)}})
+    with pytest.warns(UserWarning, match="2 of 20 rows of unseen repeat a training row"):
+        check_rows(rows | {"unseen": {"x": np.concatenate([x[42:], x[:2]]), "y": np.zeros(20)}})
 
 
 def test_evaluation_compiles_for_shapes_and_not_for_networks(table):
