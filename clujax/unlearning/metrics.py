@@ -297,7 +297,7 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], most: float = 0.1) -> None
             )
         if known > 0.01 * len(rows[side]["y"]):
             warnings.warn(
-                f"{known} of {len(rows[side]['y'])} rows of {side} repeat a training row: attacks take members for strangers.",
+                f"{known} of {len(rows[side]['y'])} rows of {side} repeat a training row: members, called strangers.",
                 stacklevel=2,
             )
 
