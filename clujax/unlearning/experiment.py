@@ -24,7 +24,7 @@ from clujax.unlearning.decomposition import parts_probe
 from clujax.unlearning.distances import parameter_distance
 from clujax.unlearning.ensembles import ensemble_logits, member, train_ensemble
 from clujax.unlearning.method import Method, Outcome, execute, unlearn
-from clujax.unlearning.metrics import check_rows, evaluate, gaps, predictions, summary
+from clujax.unlearning.metrics import check_unseen, evaluate, gaps, predictions, summary
 from clujax.unlearning.plans import train_on
 from clujax.unlearning.relearning import relearn_time
 from clujax.unlearning.request import Request
@@ -66,7 +66,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     arms = {name: methods_for(config, request) for name, request in requests.items()}
     dataset = data.load(config.data.name, path=config.data.path, fallback=config.data.fallback)
     train, test, validation = select_rows(dataset, config.data)
-    check_rows({"forget": train, "unseen": test})
+    check_unseen({"forget": train, "unseen": test})
     cases = {
         (name, seed): case_for(request, train, test, len(dataset.classes), seed)
         for name, request in requests.items()

@@ -247,7 +247,8 @@ def attack_values(cache: Mapping[str, tuple], key: PRNGKeyArray) -> dict[str, fl
     # Losses are compared among rows of the same classes: a class that was forgotten whole has its own strangers.
     strangers = cache["unseen_forget" if "unseen_forget" in cache else "unseen"]
     forgotten, unseen = (attacks.cross_entropy(*map(jnp.asarray, side)) for side in (cache["forget"], strangers))
-    found["LossCV"] = float(attacks.loss_attack(forgotten, unseen, split_key))
+    if min(len(forgotten), len(unseen)) > 1:  # one row cannot be both fitted and held out
+        found["LossCV"] = float(attacks.loss_attack(forgotten, unseen, split_key))
     found["AUC"] = float(attacks.loss_auc(forgotten, unseen))
     return found
 
@@ -278,7 +279,7 @@ def summary(values: Mapping[str, float], reference: Mapping[str, float]) -> dict
     return found
 
 
-def check_rows(rows: Mapping[str, Mapping[str, Any]], most: float = 0.1) -> None:
+def check_unseen(rows: Mapping[str, Mapping[str, Any]], most: float = 0.1) -> None:
     """Refuse unseen rows that are training rows: every attack would take members for strangers.
 
     Raises:
@@ -297,7 +298,7 @@ def check_rows(rows: Mapping[str, Mapping[str, Any]], most: float = 0.1) -> None
             )
         if known > 0.01 * len(rows[side]["y"]):
             warnings.warn(
-                f"{known} of {len(rows[side]['y'])} rows of {side} repeat a training row: members, called strangers.",
+                f"{known} of {len(rows[side]['y'])} rows of {side} repeat a training row, which attacks then take for new.",
                 stacklevel=2,
             )
 

@@ -6,7 +6,7 @@ import pytest
 
 from clujax.errors import RequestError
 from clujax.unlearning import METRICS, evaluate, gaps, row_outcomes, summary
-from clujax.unlearning.metrics import check_rows
+from clujax.unlearning.metrics import check_unseen
 
 
 def cache(seed, sharpness=3.0, whole=False):
@@ -95,6 +95,15 @@ def test_losses_are_compared_among_rows_of_the_same_classes():
     assert evaluate(one)["MIA"] != evaluate(other)["MIA"]
 
 
+def test_a_request_of_one_row_has_a_table(table):
+    """All but the attack that must fit some forgotten rows and hold out others."""
+    networks, values, _ = table
+    one = [dict(each) | {"forget": tuple(part[:1] for part in each["forget"])} for each in networks]
+    found = evaluate(one[1], one[0])
+    assert set(values) - set(found) == {"LossCV", "ZRF"}
+    assert found["FA"] in (0, 100)
+
+
 def test_scenario_facts_add_their_numbers(table):
     networks, _, _ = table
     logits = np.eye(5, dtype=np.float32)[[1, 1, 1, 0]]
@@ -150,11 +159,11 @@ def test_unseen_rows_that_were_trained_on_are_refused():
     rows = {
         side: {"x": x[part], "y": np.zeros(20)} for side, part in (("forget", slice(20)), ("remain", slice(20, 40)))
     }
-    check_rows(rows | {"unseen": {"x": x[40:], "y": np.zeros(20)}})
+    check_unseen(rows | {"unseen": {"x": x[40:], "y": np.zeros(20)}})
     with pytest.raises(RequestError, match="20 of 20 rows of unseen are training rows"):
-        check_rows(rows | {"unseen": {"x": x[20:40], "y": np.zeros(20)}})
+        check_unseen(rows | {"unseen": {"x": x[20:40], "y": np.zeros(20)}})
     with pytest.warns(UserWarning, match="2 of 20 rows of unseen repeat a training row"):
-        check_rows(rows | {"unseen": {"x": np.concatenate([x[42:], x[:2]]), "y": np.zeros(20)}})
+        check_unseen(rows | {"unseen": {"x": np.concatenate([x[42:], x[:2]]), "y": np.zeros(20)}})
 
 
 def test_evaluation_compiles_for_shapes_and_not_for_networks(table):
