@@ -27,7 +27,7 @@ from clujax.unlearning.method import Method, Outcome, execute, unlearn
 from clujax.unlearning.metrics import check_unseen, evaluate, gaps, predictions, summary
 from clujax.unlearning.plans import train_on
 from clujax.unlearning.relearning import relearn_time
-from clujax.unlearning.request import Request
+from clujax.unlearning.request import Request, check_request
 from clujax.unlearning.settings import AUGMENTS, build_classifier, lookup, methods_for, select_rows
 from clujax.unlearning.sweep import sweep
 
@@ -73,7 +73,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         for seed in config.seeds
     }
     mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
-    build_classifier(config, train, len(dataset.classes))
+    for name, methods in arms.items():
+        check_arms(config, cases[name, config.seeds[0]], methods, validation)
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
 
@@ -126,6 +127,24 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     }
     training.workdir.write_result(workdir, result | results.environment())
     return result
+
+
+def check_arms(config: ConfigDict, case: Case, arms: Mapping[str, Any], validation: Mapping | None) -> None:
+    """Refuse a method that cannot carry out a request, on a fresh network of the run's kind.
+
+    Raises:
+      RequestError: naming the method and what the request lacks.
+    """
+    classifier = build_classifier(config, case.train, case.num_classes)
+    params, stats = classifier.init(jax.random.key(0), jnp.asarray(case.train["x"][:1]))
+    forget, remain = take_rows(case.train, case.split.forget), take_rows(case.train, case.split.remain)
+    validation = case.extra.get("validation", validation)
+    request = Request(
+        classifier, params, stats, forget, remain, case.num_classes, initial=params, validation=validation
+    )
+    for name, method in arms.items():
+        for each in [method] if isinstance(method, Method) else method.values():
+            check_request(request, each.needs, name)
 
 
 def pretrain(run: Run, case: Case, seed: int, name: str) -> Trained:

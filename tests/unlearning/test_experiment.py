@@ -176,6 +176,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(finished, tmp_path):
         (["--methods.sfron.objective.exponent=-1.0"], ConfigError, "methods.sfron: exponent is -1"),
         (["--methods.sfron.schedule=exponential"], ConfigError, "expected one of constant, cosine, linear, quadratic"),
         (["--methods.sfron.repair=0"], ConfigError, "methods.sfron: repair is 0"),
+        (["--compare=('retrain','sfron','unsir')"], RequestError, "unsir needs 'classes'"),
         (["--data.validation_rows=0"], ConfigError, "a sweep chooses on validation rows"),
         (["--methods.finetune.sweep.learning_rate=(-1.0, 0.1)"], ConfigError, "methods.finetune: learning_rate is -1"),
         (["--methods.diverging.method=neg_grad"], ConfigError, "methods.diverging.method is 'neg_grad'"),
