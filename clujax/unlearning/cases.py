@@ -40,7 +40,14 @@ class Case(NamedTuple):
     facts: Mapping[str, Any] = NOTHING
 
 
-def case_for(request: ConfigDict | Mapping, train: Mapping, test: Mapping, num_classes: int, seed: int) -> Case:
+def case_for(
+    request: ConfigDict | Mapping,
+    train: Mapping,
+    test: Mapping,
+    num_classes: int,
+    seed: int,
+    validation: Mapping | None = None,
+) -> Case:
     """The rows of one request, drawn with the run's seed.
 
     Args:
@@ -51,6 +58,8 @@ def case_for(request: ConfigDict | Mapping, train: Mapping, test: Mapping, num_c
         published split for every seed of the run unless the request has its own `seed`. Rows are then numbered by their
         `index`, in whatever order they come; of a part of the data the same law is drawn, but not the published rows.
       train, test: columns `x`, `y`, and `index`, the raw row; without `index` rows are raw rows.
+      validation: rows that are neither trained on nor tested on; they become `extra["validation"]` with the case's labels,
+        unless the published split has its own.
 
     Raises:
       RequestError: the request cannot be carried out on these rows.
@@ -59,7 +68,12 @@ def case_for(request: ConfigDict | Mapping, train: Mapping, test: Mapping, num_c
     scenario = options.pop("scenario", None)
     if scenario not in BUILD:
         raise RequestError(f"scenario is {scenario!r}; expected one of {', '.join(BUILD)}.")
-    return BUILD[scenario](scenario, options, train, test, num_classes, seed)
+    case = BUILD[scenario](scenario, options, train, test, num_classes, seed)
+    if validation is None or "validation" in case.extra:
+        return case
+    if scenario == "subclass":
+        validation = _coarsened(validation, _coarse_map(request))
+    return case._replace(extra=dict(case.extra) | {"validation": validation})
 
 
 def take_rows(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
@@ -108,21 +122,30 @@ def _plain(scenario, options, train, test, num_classes, seed):
 
 
 def _subclass(scenario, options, train, test, num_classes, seed):
-    if isinstance(options.get("coarse_map"), str):
-        if options["coarse_map"] != "cifar100":
-            raise RequestError(
-                f"coarse_map is {options['coarse_map']!r}; expected 'cifar100' or a list of coarse labels."
-            )
-        options["coarse_map"] = data.CIFAR100_COARSE
+    options["coarse_map"] = coarse = _coarse_map(options)
     split = _split(scenario, options, train, seed)
-    coarse = np.asarray(options["coarse_map"])
     if num_classes > len(coarse):
         raise RequestError(f"coarse_map has {len(coarse)} entries; the data has {num_classes} fine classes.")
     classes = tuple(int(c) for c in options["classes"])
     gone = np.isin(test["y"], classes)
-    train, test = (dict(rows) | {"y": coarse[rows["y"]].astype(rows["y"].dtype)} for rows in (train, test))
+    train, test = _coarsened(train, coarse), _coarsened(test, coarse)
     extra = {"unseen_subclass": take_rows(test, gone)} if gone.any() else NOTHING
-    return Case(split, train, test, int(coarse.max()) + 1, True, extra, {"subclass": classes})
+    return Case(split, train, test, int(max(coarse)) + 1, True, extra, {"subclass": classes})
+
+
+def _coarse_map(options):
+    """The coarse label of each fine one, as given or by name."""
+    given = options.get("coarse_map")
+    if not isinstance(given, str):
+        return given
+    if given != "cifar100":
+        raise RequestError(f"coarse_map is {given!r}; expected 'cifar100' or a list of coarse labels.")
+    return data.CIFAR100_COARSE
+
+
+def _coarsened(rows, coarse):
+    """The rows with coarse labels."""
+    return dict(rows) | {"y": np.asarray(coarse)[rows["y"]].astype(rows["y"].dtype)}
 
 
 def _confused(scenario, options, train, test, num_classes, seed):

@@ -38,7 +38,6 @@ class Run(NamedTuple):
     config: ConfigDict
     workdir: pathlib.Path
     augment: Callable | None
-    validation: Mapping[str, Any] | None
     classes: tuple[str, ...]
     mesh: Any
     progress: Any
@@ -68,13 +67,13 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     train, test, validation = select_rows(dataset, config.data)
     check_unseen({"forget": train, "unseen": test})
     cases = {
-        (name, seed): case_for(request, train, test, len(dataset.classes), seed)
+        (name, seed): case_for(request, train, test, len(dataset.classes), seed, validation)
         for name, request in requests.items()
         for seed in config.seeds
     }
     mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
     for name, methods in arms.items():
-        check_arms(config, cases[name, config.seeds[0]], methods, validation)
+        check_arms(config, cases[name, config.seeds[0]], methods)
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
 
@@ -87,7 +86,6 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
             config,
             pathlib.Path(workdir),
             AUGMENTS[config.data.augment],
-            validation,
             dataset.classes,
             mesh,
             progress,
@@ -129,7 +127,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     return result
 
 
-def check_arms(config: ConfigDict, case: Case, arms: Mapping[str, Any], validation: Mapping | None) -> None:
+def check_arms(config: ConfigDict, case: Case, arms: Mapping[str, Any]) -> None:
     """Refuse a method that cannot carry out a request, on a fresh network of the run's kind.
 
     Raises:
@@ -138,7 +136,7 @@ def check_arms(config: ConfigDict, case: Case, arms: Mapping[str, Any], validati
     classifier = build_classifier(config, case.train, case.num_classes)
     params, stats = classifier.init(jax.random.key(0), jnp.asarray(case.train["x"][:1]))
     forget, remain = take_rows(case.train, case.split.forget), take_rows(case.train, case.split.remain)
-    validation = case.extra.get("validation", validation)
+    validation = case.extra.get("validation")
     request = Request(
         classifier, params, stats, forget, remain, case.num_classes, initial=params, validation=validation
     )
@@ -175,7 +173,7 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
         augment=run.augment,
         mesh=run.mesh,
         initial=original.initial,
-        validation=case.extra.get("validation", run.validation),
+        validation=case.extra.get("validation"),
     )
     rows = evaluated_rows(case, forget, remain)
     place, digest = run.workdir / "stages" / f"seed{seed}" / name, configuration.digest(run.config)

@@ -69,10 +69,11 @@ def test_result_is_what_reports_read(finished):
             "KL",
             "JS",
             "ZRF",
-            "Moved",
+            "Relearn",
             "ToW",
             "AvgD",
         }
+        assert request["noise_floor"]["ToW"] < 0.5  # a distance to 1, not the value
         assert request["noise_models"] == 3
         assert len(request["noise_ellipse"]["points"]) == 4
         sfron = request["methods"][keys.index("sfron")]
