@@ -77,7 +77,7 @@ def relabelling_plan(request, key, *, labels, redraw, order, epochs, batch_size,
     forget_key, remain_key = jax.random.split(stream_key)
     first, second = num_batches(forget, batch_size), num_batches(remain, batch_size)
     num_steps = math.ceil(epochs * (first + second))
-    tx = sgd(optimizer["learning_rate"], num_steps, **{k: v for k, v in optimizer.items() if k != "learning_rate"})
+    tx = sgd(num_steps=num_steps, **optimizer)
     tx = wrap(tx) if wrap else tx
     step = compiled_step(request, loss, tx)
     forget_at = stream(request, forget, batch_size, forget_key)
