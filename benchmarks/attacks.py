@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 from sklearn.svm import SVC
 
-from clujax.unlearning import attacks
+from clujax import attacks
 
 PENALTY = 3.0
 

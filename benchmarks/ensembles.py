@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from timing import interleaved, table
 
+from clujax.adaptation.losses import descend
+from clujax.adaptation.optimizers import sgd
 from clujax.data import resident
 from clujax.models import cnn, mlp
 from clujax.training import init_state, make_train_step
 from clujax.unlearning import Request, retrain, unlearn
 from clujax.unlearning.ensembles import member, train_ensemble
-from clujax.unlearning.losses import descend
-from clujax.unlearning.optimizers import sgd
 
 SIDE = 14
 CASES = (

@@ -21,12 +21,12 @@ import numpy as np
 import optax
 from timing import interleaved, table
 
+from clujax.adaptation.losses import cross_entropy, descend
 from clujax.data import resident
 from clujax.geometry import diagonal_estimator, hvp
 from clujax.models import mlp, resnet
 from clujax.training import init_state, make_train_step
 from clujax.unlearning import Request, sfron
-from clujax.unlearning.losses import cross_entropy, descend
 
 REPAIR = 5
 BATCH = 128

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clujax import data, models
+from clujax import attacks, data, models
 from clujax.geometry import featurize, fourier_features, median_distance
-from clujax.unlearning import attacks, ensemble_logits, random_features, train_ensemble, u_lira_scores
+from clujax.training.workdir import environment
+from clujax.unlearning import ensemble_logits, random_features, train_ensemble, u_lira_scores
 from clujax.unlearning.heads import centred_targets
-from clujax.unlearning.results import environment
 
 ROWS, POOL = 2000, 200
 RECIPE = {"epochs": 40, "batch_size": 100, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}

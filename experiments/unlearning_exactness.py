@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clujax import data
+from clujax import attacks, data
 from clujax.geometry import featurize, fourier_features, median_distance
-from clujax.unlearning import attacks, random_features
+from clujax.training.workdir import environment
+from clujax.unlearning import random_features
 from clujax.unlearning.metrics import METRICS, evaluate, summary
-from clujax.unlearning.results import environment
 
 REMAIN, FORGET, PAIRS = 600, 100, 2000
 # Of the problem that many models are fitted to.

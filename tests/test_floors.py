@@ -12,14 +12,15 @@ FLOORS = [
     {"errors", "configuration"},
     {"geometry"},
     {"transforms"},
-    {"models", "diffusion", "data"},
+    {"models", "diffusion", "data", "attacks"},
     {"training"},
+    {"adaptation"},
     {"unlearning", "continual", "lora", "soups", "ood", "regression", "t2i", "navigation"},
     {"reports", "planning"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-SYSTEMS = FLOORS[5]
+SYSTEMS = FLOORS[6]
 
 
 def room_of(path):

@@ -1,13 +1,13 @@
 """Data: found and checked by sha256, split by request, cut into batches that depend on the step alone."""
 
 from clujax.data.augment import crop_flip, standardize
-from clujax.data.batches import padded, resident
+from clujax.data.batches import gather, padded, resident
 from clujax.data.packages import emoji_names
 from clujax.data.pipeline import Columns, pipeline
 from clujax.data.prepared import PreparedRows, prepare
 from clujax.data.published_splits import CIFAR100_COARSE, PUBLISHED, kit_halves
 from clujax.data.resolve import KNOWN, load
-from clujax.data.source import Dataset, Source
+from clujax.data.source import Dataset, Source, take_rows
 from clujax.data.split import SCENARIOS, Split, check_split, finish_split, make_split
 
 __all__ = [
@@ -32,4 +32,6 @@ __all__ = [
     "prepare",
     "resident",
     "standardize",
+    "gather",
+    "take_rows",
 ]

@@ -46,9 +46,16 @@ def resident(
         positions = np.arange(first, first + batch_size)
         epochs = range(first // rows, (first + batch_size - 1) // rows + 1)
         indices = np.concatenate([order(epoch)[positions[positions // rows == epoch] % rows] for epoch in epochs])
-        return _taker(sharding)(held, indices)
+        return gather(held, indices, sharding=sharding)
 
     return batch_at
+
+
+def gather(
+    columns: Mapping[str, Any], indices: np.ndarray, *, sharding: jax.sharding.Sharding | None = None
+) -> dict[str, jax.Array]:
+    """Rows of resident columns, in one compiled program for each number of rows, laid out as asked."""
+    return _taker(sharding)(columns, indices)
 
 
 @partial(jax.jit, static_argnames="rows")

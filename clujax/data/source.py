@@ -29,3 +29,8 @@ class Dataset(NamedTuple):
     test: Mapping[str, Any]
     classes: tuple[str, ...]
     source: Source
+
+
+def take_rows(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    """The chosen rows of every column."""
+    return {name: column[rows] for name, column in columns.items()}

@@ -1,12 +1,16 @@
 """The directory of one run: whose it is, how far it got, and files that are whole or not there."""
 
+import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 from typing import Any, Literal
 
 import jax
 
+import clujax
 from clujax.errors import ConfigError
 
 CONFIG, RESULT = "config.json", "result.json"
@@ -95,6 +99,18 @@ def write_result(workdir: str | os.PathLike, result: dict) -> pathlib.Path:
     if jax.process_index() == 0:
         write_json(path, result)
     return path
+
+
+def environment() -> dict:
+    """Where and when a result was made."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.devices()[0]
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"clujax": clujax.__version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "device": f"{jax.device_count()} × {device.device_kind} ({jax.default_backend()})",
+    }
 
 
 def _differences(theirs: dict, ours: dict, most: int = 3) -> str:

@@ -2,20 +2,23 @@
 
 In a notebook: make a `Request`, choose a method (`sfron`, `salun`, ...), call `unlearn`, then `predictions` and
 `evaluate`. From the command line: `clujax run configs/unlearning/demo.py --workdir DIR`. Attacks on cached logits are in
-`clujax.unlearning.attacks`, the exactly solvable problem in `clujax.unlearning.random_features`.
+`clujax.attacks`, the exactly solvable problem in `clujax.unlearning.random_features`.
 """
 
-from clujax.unlearning import attacks, distances, heads, random_features
-from clujax.unlearning.attacks import entropy_attack, fit_logistic
+from clujax import attacks
+from clujax.adaptation.importance import balanced_mask, fisher_diagonals, load_diagonals, save_diagonals
+from clujax.adaptation.losses import adaptive_ascent, random_relabel, wrong_labels
+from clujax.adaptation.method import Method, Outcome, Plan, unlearn
+from clujax.adaptation.predictions import predict, predictions
+from clujax.adaptation.request import Request, check_request
+from clujax.attacks import entropy_attack, fit_logistic
+from clujax.unlearning import distances, heads, random_features
 from clujax.unlearning.cases import Case, case_for
 from clujax.unlearning.decomposition import parts_probe
 from clujax.unlearning.designs import memorization_scores, subset_masks, u_lira_scores
 from clujax.unlearning.ensembles import Ensemble, ensemble_logits, repeated, train_ensemble
 from clujax.unlearning.heads import Certificate, certify_head
-from clujax.unlearning.importance import balanced_mask, fisher_diagonals, load_diagonals, save_diagonals
 from clujax.unlearning.intervals import bootstrap_interval, noise_ellipse, paired_gap_interval, t_interval
-from clujax.unlearning.losses import adaptive_ascent, random_relabel, wrong_labels
-from clujax.unlearning.method import Method, Outcome, Plan, unlearn
 from clujax.unlearning.methods import (
     bad_teacher,
     boundary_expand,
@@ -45,9 +48,8 @@ from clujax.unlearning.methods import (
     ssd,
     unsir,
 )
-from clujax.unlearning.metrics import METRICS, evaluate, gaps, predict, predictions, row_outcomes, summary
+from clujax.unlearning.metrics import METRICS, evaluate, gaps, row_outcomes, summary
 from clujax.unlearning.relearning import Relearning, relearn_time
-from clujax.unlearning.request import Request, check_request
 from clujax.unlearning.sweep import sweep
 
 __all__ = [

@@ -11,6 +11,7 @@ from jaxtyping import Num
 from ml_collections import ConfigDict
 
 from clujax import data
+from clujax.data import take_rows
 from clujax.errors import RequestError
 
 NOTHING: Mapping = MappingProxyType({})
@@ -74,11 +75,6 @@ def case_for(
     if scenario == "subclass":
         validation = _coarsened(validation, _coarse_map(request))
     return case._replace(extra=dict(case.extra) | {"validation": validation})
-
-
-def take_rows(columns: Mapping[str, Any], rows: Any) -> dict[str, Any]:
-    """The chosen rows of every column."""
-    return {name: column[rows] for name, column in columns.items()}
 
 
 def stamp(

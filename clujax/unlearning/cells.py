@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clujax.adaptation.method import Outcome
 from clujax.errors import CheckpointError
 from clujax.training.workdir import write_bytes, write_json
-from clujax.unlearning.method import Outcome
 
 RECORD, LOGITS = "cell.json", "logits.npz"
 

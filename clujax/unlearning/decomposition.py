@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import lineax
 import numpy as np
 
+from clujax.adaptation.losses import cross_entropy
+from clujax.adaptation.request import Request
 from clujax.geometry import Parts, gnvp, inverse_product, report
-from clujax.unlearning.losses import cross_entropy
-from clujax.unlearning.request import Request
 
 
 def parts_probe(request: Request, *, rows: int = 256, damping: float = 0.1, iterations: int = 15) -> Callable:

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, PRNGKeyArray
 
+from clujax.attacks import scaled_confidence
 from clujax.errors import RequestError
 from clujax.models import Classifier
-from clujax.unlearning.attacks import scaled_confidence
 from clujax.unlearning.ensembles import Ensemble, ensemble_logits, train_ensemble
 
 

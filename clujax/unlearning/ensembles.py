@@ -12,12 +12,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import ArrayLike, Bool, Float, PyTree
 
+from clujax.adaptation.losses import cross_entropy
+from clujax.adaptation.plans import check_numbers
 from clujax.data import padded
 from clujax.errors import RequestError
 from clujax.models import Classifier
 from clujax.training import NonFiniteError, fit
-from clujax.unlearning.losses import cross_entropy
-from clujax.unlearning.plans import check_numbers
 
 AXIS = "ensemble"
 

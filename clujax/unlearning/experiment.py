@@ -17,18 +17,21 @@ from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
 
 from clujax import configuration, data, training
+from clujax.adaptation.method import Method, Outcome, execute, unlearn
+from clujax.adaptation.plans import train_on
+from clujax.adaptation.predictions import predictions
+from clujax.adaptation.request import Request, check_request
+from clujax.adaptation.settings import AUGMENTS, build_classifier, lookup, select_rows
+from clujax.data import take_rows
 from clujax.unlearning import cells, evidence, noise, results
-from clujax.unlearning.cases import Case, case_for, take_rows
+from clujax.unlearning.cases import Case, case_for
 from clujax.unlearning.cells import Cell
 from clujax.unlearning.decomposition import parts_probe
 from clujax.unlearning.distances import parameter_distance
 from clujax.unlearning.ensembles import ensemble_logits, member, train_ensemble
-from clujax.unlearning.method import Method, Outcome, execute, unlearn
-from clujax.unlearning.metrics import check_unseen, evaluate, gaps, predictions, summary
-from clujax.unlearning.plans import train_on
+from clujax.unlearning.metrics import check_unseen, evaluate, gaps, summary
 from clujax.unlearning.relearning import relearn_time
-from clujax.unlearning.request import Request, check_request
-from clujax.unlearning.settings import AUGMENTS, build_classifier, lookup, methods_for, select_rows
+from clujax.unlearning.settings import methods_for
 from clujax.unlearning.sweep import sweep
 
 
@@ -123,7 +126,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         ],
         "wall_seconds": time.perf_counter() - begin,
     }
-    training.workdir.write_result(workdir, result | results.environment())
+    training.workdir.write_result(workdir, result | training.workdir.environment())
     return result
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
+from clujax.adaptation.losses import cross_entropy, descend
+from clujax.adaptation.request import Request, stream
 from clujax.data import padded
 from clujax.errors import RequestError
 from clujax.training import init_state, make_train_step
-from clujax.unlearning.losses import cross_entropy, descend
-from clujax.unlearning.request import Request, stream
 
 
 class Relearning(NamedTuple):

@@ -1,15 +1,11 @@
 """From the cells of a run to the record in `result.json`: means over seeds, gaps, the noise floor, warnings."""
 
-import datetime
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-import clujax
 from clujax.unlearning.intervals import paired_gap_interval, t_interval
 from clujax.unlearning.metrics import METRICS, row_outcomes
 from clujax.unlearning.noise import collapse, larger_than_noise, noise_record, pooled
@@ -190,15 +186,3 @@ def mean_over(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def described(value: Any) -> Any:
     """A setting as JSON: functions by name."""
     return getattr(value, "__qualname__", value) if callable(value) else value
-
-
-def environment() -> dict:
-    """Where and when a result was made."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    device = jax.devices()[0]
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {"clujax": clujax.__version__, "python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
-        "device": f"{jax.device_count()} × {device.device_kind} ({jax.default_backend()})",
-    }

@@ -1,19 +1,15 @@
-"""Names in a config become functions here, once, and a data set becomes the rows of a run."""
+"""The methods that a config names become functions here, once."""
 
 import itertools
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from clujax import data, models
+from clujax.adaptation.method import Method
+from clujax.adaptation.settings import OBJECTIVES, SCHEDULES, lookup
 from clujax.errors import ConfigError
-from clujax.unlearning import methods, schedules
-from clujax.unlearning.cases import take_rows
-from clujax.unlearning.losses import adaptive_ascent, random_relabel
-from clujax.unlearning.method import Method
+from clujax.unlearning import methods
 from clujax.unlearning.methods.rum import rum_from
 
 METHODS = {
@@ -44,11 +40,7 @@ METHODS = {
     "fixed_fisher": methods.fixed_fisher,
     "remain_newton": methods.remain_newton,
 }
-MODELS = {"mlp": models.mlp, "cnn": models.cnn, "resnet": models.resnet, "vit": models.vit}
-SCHEDULES = {name: getattr(schedules, name) for name in ("constant", "cosine", "linear", "quadratic")}
-OBJECTIVES = {"adaptive_ascent": adaptive_ascent, "random_relabel": random_relabel}
 RIDGES = {"published": methods.published_ridge}
-AUGMENTS = {"none": None, "crop_flip": data.crop_flip}
 
 
 def methods_for(config: ConfigDict, request: ConfigDict) -> dict[str, Method | dict[str, Method]]:
@@ -107,71 +99,3 @@ def build_method(name: str, settings: Mapping[str, Any]) -> Method:
         kind_of = lookup(OBJECTIVES, objective.pop("name"), f"methods.{name}.objective.name")
         values["objective"] = kind_of(**objective)
     return make(**values)
-
-
-def lookup(table: Mapping[str, Any] | ConfigDict, name: str, where: str) -> Any:
-    """The function a config names."""
-    if name not in table:
-        raise ConfigError(f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.")
-    return table[name]
-
-
-def select_rows(dataset: data.Dataset, settings: ConfigDict):
-    """Training, test and validation rows: the first `train_rows` and `test_rows`, or all.
-
-    Training rows are taken in a seeded order when `order_seed` is given; `validation_rows` follow them, and are never
-    trained on. `pool` averages squares of that many pixels.
-    """
-    train, test = dict(dataset.train), dict(dataset.test)
-    if settings.get("order_seed") is not None:
-        train = take_rows(train, np.random.default_rng(settings.order_seed).permutation(len(train["y"])))
-    sides, held = [], settings.get("validation_rows") or 0
-    for name, columns in (("train", train), ("test", test)):
-        limit = len(columns["y"]) - (held if name == "train" else 0)
-        count = settings[f"{name}_rows"] or limit
-        if not 0 < count <= limit:
-            less = f", {held} of them for validation" if held and name == "train" else ""
-            raise ConfigError(
-                f"data.{name}_rows is {count}; {settings.name} has {len(columns['y'])} {name} rows{less}."
-            )
-        sides.append(_pooled(take_rows(columns, slice(count)), settings.get("pool") or 1))
-    count = len(sides[0]["y"])
-    after = _pooled(take_rows(train, slice(count, count + held)), settings.get("pool") or 1)
-    return *sides, after if held else None
-
-
-def _pooled(columns, size):
-    """Images averaged over squares of `size` pixels, in [0, 1]; as they are for 1."""
-    if size == 1:
-        return columns
-    x = np.asarray(columns["x"], np.float32)
-    x = x if x.ndim == 4 else x[..., None]
-    if x.shape[1] % size or x.shape[2] % size:
-        raise ConfigError(f"data.pool is {size}; expected a divisor of the images' {x.shape[1]} × {x.shape[2]} pixels.")
-    x = x.reshape(len(x), x.shape[1] // size, size, x.shape[2] // size, size, -1).mean((2, 4)) / 255
-    return columns | {"x": x}
-
-
-def _unit(x):
-    return x / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x
-
-
-INPUTS = ("standardize", "unit")
-
-
-def build_classifier(config: ConfigDict, train: Mapping[str, Any], num_classes: int) -> models.Classifier:
-    """The network behind a standardisation by the training rows' mean and spread per channel, or behind nothing."""
-    settings = config.model
-    options = {key: value for key, value in settings.items() if key != "name"}
-    if "dtype" in options:
-        options["dtype"] = jnp.dtype(options["dtype"])
-    network = lookup(MODELS, settings.name, "model.name")(num_classes=num_classes, **options)
-    inputs = config.data.get("inputs") or "standardize"
-    if inputs not in INPUTS:
-        raise ConfigError(f"data.inputs is {inputs!r}; expected one of {INPUTS}.")
-    if inputs == "unit":
-        return models.with_inputs(network, _unit)
-    x = np.asarray(train["x"])
-    x = x if x.ndim == 4 else x[..., None]
-    mean, std = x.mean((0, 1, 2), dtype=np.float64), x.std((0, 1, 2), dtype=np.float64)
-    return models.with_inputs(network, data.standardize(mean, std))

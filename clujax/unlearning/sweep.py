@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from clujax.adaptation.method import Method, Outcome, unlearn
+from clujax.adaptation.predictions import predictions
+from clujax.adaptation.request import Request, check_request
 from clujax.errors import RequestError
 from clujax.training import NonFiniteError
-from clujax.unlearning.method import Method, Outcome, unlearn
-from clujax.unlearning.metrics import evaluate, predictions
-from clujax.unlearning.request import Request, check_request
+from clujax.unlearning.metrics import evaluate
 
 COMPARED = ("FA", "RA", "VA", "MIA")
 # What `evaluate` calls by the test rows' names, since validation rows stand in for them here.

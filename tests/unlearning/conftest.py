@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clujax.adaptation.method import execute
+from clujax.adaptation.plans import train_on
 from clujax.models import cnn, mlp
 from clujax.unlearning import Request
-from clujax.unlearning.method import execute
-from clujax.unlearning.plans import train_on
 
 TRAINING = {"batch_size": 32, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 

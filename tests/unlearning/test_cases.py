@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from clujax import data
+from clujax.data import take_rows
 from clujax.errors import RequestError
-from clujax.unlearning.cases import Case, case_for, stamp, take_rows
+from clujax.unlearning.cases import Case, case_for, stamp
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "unlearning"
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from clujax.adaptation.method import Outcome
 from clujax.unlearning.evidence import trajectory
-from clujax.unlearning.method import Outcome
 
 
 def outcome(records):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from clujax import attacks
 from clujax.geometry import featurize, fourier_features
-from clujax.unlearning import attacks, evaluate, summary
+from clujax.unlearning import evaluate, summary
 from clujax.unlearning import random_features as bed
 
 REMAIN, FORGET, UNSEEN = 90, 30, 200

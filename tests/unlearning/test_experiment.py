@@ -14,7 +14,7 @@ import pytest
 
 from clujax import configuration, reports
 from clujax.errors import ConfigError, RequestError
-from clujax.unlearning import experiment, settings
+from clujax.unlearning import experiment
 
 CONFIG = pathlib.Path(__file__).parent / "tiny.py"
 
@@ -116,14 +116,15 @@ def test_a_choice_is_made_once_on_validation_rows_and_kept(finished):
 def test_reference_metrics_are_recomputed_from_the_kept_networks(finished):
     """FA of the retrained network in the table is that of the parameters in its checkpoint."""
     from clujax import data, training
+    from clujax.adaptation.settings import build_classifier, select_rows
 
     workdir, result = finished
     config = load()
     dataset = data.load("digits")
-    train, _, _ = settings.select_rows(dataset, config.data)
-    classifier = settings.build_classifier(config, train, 10)
+    train, _, _ = select_rows(dataset, config.data)
+    classifier = build_classifier(config, train, 10)
     params, stats = classifier.init(jax.random.key(0), train["x"][:1])
-    from clujax.unlearning.optimizers import sgd
+    from clujax.adaptation.optimizers import sgd
 
     like = training.init_state(params, stats, sgd(0.1, 1), jax.random.key(0))
     with training.Checkpoints(workdir / "stages" / "seed0" / "random" / "retrain" / "checkpoints") as checkpoints:

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clujax.adaptation.importance import fisher_diagonals, load_diagonals, save_diagonals
 from clujax.errors import CheckpointError, RequestError
 from clujax.models import from_apply, mlp
 from clujax.unlearning import Request, adaptive_ascent, check_request, sfron, unlearn
-from clujax.unlearning.importance import fisher_diagonals, load_diagonals, save_diagonals
 
 
 @pytest.fixture(scope="module")

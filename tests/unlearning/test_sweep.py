@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import edited
 from clujax.errors import RequestError
 from clujax.training import NonFiniteError
 from clujax.unlearning import evaluate, finetune, gaps, predictions, retrain, unlearn, unsir
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import edited
 from clujax.unlearning.sweep import sweep, validation_gap, validation_values
 
 SHORT = {"epochs": 2, "batch_size": 32}

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clujax.unlearning.losses import augmented, distillation
-from clujax.unlearning.method import Method, Plan
-from clujax.unlearning.optimizers import sgd
-from clujax.unlearning.plans import check_numbers, network_only, num_batches, teach, with_teachers
-from clujax.unlearning.request import compiled_step, forward, stream
+from clujax.adaptation.losses import augmented, distillation
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.optimizers import sgd
+from clujax.adaptation.plans import check_numbers, network_only, num_batches, teach, with_teachers
+from clujax.adaptation.request import compiled_step, forward, stream
 
 
 def bad_teacher(

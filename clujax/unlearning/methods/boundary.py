@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from clujax.adaptation.losses import cross_entropy
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_numbers, float_inputs, train_on
 from clujax.models import Classifier
-from clujax.unlearning.losses import cross_entropy
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, float_inputs, train_on
 
 
 def boundary_shrink(

@@ -1,7 +1,7 @@
 """Finetune: go on training on the remaining rows only."""
 
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, train_on
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_numbers, train_on
 
 
 def finetune(

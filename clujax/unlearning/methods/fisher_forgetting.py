@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from clujax.adaptation.importance import row_diagonal
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_choice, check_numbers, edited
+from clujax.adaptation.request import whole_classes
 from clujax.unlearning.heads import head_of, with_head
-from clujax.unlearning.importance import row_diagonal
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_choice, check_numbers, edited
-from clujax.unlearning.request import whole_classes
 
 
 def fisher_forgetting(

@@ -4,10 +4,10 @@ import math
 
 import optax
 
-from clujax.unlearning.losses import adaptive_ascent, objective_loss
-from clujax.unlearning.method import Method, Plan
-from clujax.unlearning.plans import check_numbers, num_batches
-from clujax.unlearning.request import compiled_step, stream
+from clujax.adaptation.losses import adaptive_ascent, objective_loss
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.plans import check_numbers, num_batches
+from clujax.adaptation.request import compiled_step, stream
 
 
 def gradient_ascent(

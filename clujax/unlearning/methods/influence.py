@@ -6,10 +6,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from clujax.adaptation.losses import cross_entropy
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_choice, check_numbers, edited
 from clujax.data import padded
-from clujax.unlearning.losses import cross_entropy
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_choice, check_numbers, edited
 from clujax.unlearning.random_features import dot
 
 

@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from clujax.unlearning.losses import cross_entropy, l1_penalty
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, num_batches, train_on
-from clujax.unlearning.request import forward
+from clujax.adaptation.losses import cross_entropy, l1_penalty
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_numbers, num_batches, train_on
+from clujax.adaptation.request import forward
 
 
 def l1_sparse(

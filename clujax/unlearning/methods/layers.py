@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from clujax.adaptation.losses import descend
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_numbers, train_on
 from clujax.errors import RequestError
 from clujax.transforms import mask_updates
-from clujax.unlearning.losses import descend
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, train_on
 
 
 def cf_k(

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.request import compiled_step, forward, stream
 from clujax.data import padded
 from clujax.errors import RequestError
 from clujax.geometry import featurize, fourier_features, median_distance
 from clujax.unlearning import heads
-from clujax.unlearning.method import Method, Plan
 from clujax.unlearning.random_features import dot
-from clujax.unlearning.request import compiled_step, forward, stream
 
 
 def published_ridge(progress: float) -> float:

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from clujax.unlearning.losses import cross_entropy
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, train_pairs
-from clujax.unlearning.request import forward
+from clujax.adaptation.losses import cross_entropy
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_numbers, train_pairs
+from clujax.adaptation.request import forward
 
 
 def neg_grad_plus(

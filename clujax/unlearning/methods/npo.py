@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from clujax.unlearning.losses import augmented, cross_entropy, npo_loss, sim_npo_loss
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, network_only, teach, train_pairs, with_teachers
-from clujax.unlearning.request import forward
+from clujax.adaptation.losses import augmented, cross_entropy, npo_loss, sim_npo_loss
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_numbers, network_only, teach, train_pairs, with_teachers
+from clujax.adaptation.request import forward
 
 
 def npo(

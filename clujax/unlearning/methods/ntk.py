@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, PyTree
 
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_choice, check_numbers, edited
 from clujax.errors import RequestError
 from clujax.geometry import inverse_product
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_choice, check_numbers, edited
 
 
 def ntk(

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import lineax
 import optax
 
+from clujax.adaptation.importance import balanced_mask, fisher_diagonals
+from clujax.adaptation.losses import adaptive_ascent, cross_entropy, descend, objective_loss
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.optimizers import sgd
+from clujax.adaptation.request import stream
+from clujax.adaptation.schedules import cosine
 from clujax.geometry import remain_gauss_newton
 from clujax.training import TrainState
 from clujax.transforms import mask_updates
-from clujax.unlearning.importance import balanced_mask, fisher_diagonals
-from clujax.unlearning.losses import adaptive_ascent, cross_entropy, descend, objective_loss
-from clujax.unlearning.method import Method, Plan
 from clujax.unlearning.methods.sfron import check_settings
-from clujax.unlearning.optimizers import sgd
-from clujax.unlearning.request import stream
-from clujax.unlearning.schedules import cosine
 
 
 def euclidean(**settings) -> Method:

@@ -5,11 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from clujax.unlearning.losses import any_labels, cross_entropy, wrong_labels
-from clujax.unlearning.method import Method, Plan
-from clujax.unlearning.optimizers import sgd
-from clujax.unlearning.plans import check_choice, check_numbers, num_batches, train_on
-from clujax.unlearning.request import compiled_step, forward, stream
+from clujax.adaptation.losses import any_labels, cross_entropy, wrong_labels
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.optimizers import sgd
+from clujax.adaptation.plans import check_choice, check_numbers, num_batches, train_on
+from clujax.adaptation.request import compiled_step, forward, stream
 
 LABELS = {"wrong": wrong_labels, "any": any_labels}
 

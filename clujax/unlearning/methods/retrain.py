@@ -2,8 +2,8 @@
 
 import jax
 
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_numbers, train_on
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_numbers, train_on
 
 
 def retrain(

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from clujax.adaptation.losses import cross_entropy
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.plans import network_only
+from clujax.adaptation.predictions import predict
+from clujax.adaptation.request import Request, check_request
 from clujax.errors import RequestError
 from clujax.training import init_state
-from clujax.unlearning.losses import cross_entropy
-from clujax.unlearning.method import Method, Plan
-from clujax.unlearning.metrics import predict
-from clujax.unlearning.plans import network_only
-from clujax.unlearning.request import Request, check_request
 
 
 def rum(

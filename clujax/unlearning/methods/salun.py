@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from clujax.adaptation.losses import cross_entropy
+from clujax.adaptation.method import Method
 from clujax.data import padded
 from clujax.geometry import density, top_fraction_mask
 from clujax.transforms import mask_updates
-from clujax.unlearning.losses import cross_entropy
-from clujax.unlearning.method import Method
 from clujax.unlearning.methods.random_label import check_random_labels, relabelling_plan
 
 

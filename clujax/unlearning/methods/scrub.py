@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from clujax.adaptation.losses import augmented, cross_entropy, distillation
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.optimizers import sgd
+from clujax.adaptation.plans import check_numbers, network_only, num_batches, teach, with_teachers
+from clujax.adaptation.predictions import predict
+from clujax.adaptation.request import compiled_step, forward, stream
 from clujax.errors import RequestError
-from clujax.unlearning.losses import augmented, cross_entropy, distillation
-from clujax.unlearning.method import Method, Plan
-from clujax.unlearning.metrics import predict
-from clujax.unlearning.optimizers import sgd
-from clujax.unlearning.plans import check_numbers, network_only, num_batches, teach, with_teachers
-from clujax.unlearning.request import compiled_step, forward, stream
 
 
 def scrub(

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clujax.adaptation.importance import balanced_mask
+from clujax.adaptation.losses import adaptive_ascent, descend, objective_loss
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.request import compiled_step, stream
+from clujax.adaptation.schedules import cosine
 from clujax.transforms import FORGET, REMAIN, cycle
 from clujax.transforms import sfron as sfron_transform
-from clujax.unlearning.importance import balanced_mask
-from clujax.unlearning.losses import adaptive_ascent, descend, objective_loss
-from clujax.unlearning.method import Method, Plan
-from clujax.unlearning.request import compiled_step, stream
-from clujax.unlearning.schedules import cosine
 
 
 def sfron(
@@ -49,7 +49,7 @@ def sfron(
       ascent: weight α of the forget objective, times `schedule(s/N)`.
       objective: forget objective `(logits, labels, key) -> (scalar to minimise, metrics)`; by default
         `adaptive_ascent(exponent=0.5, floor=1e-3)`.
-      schedule: fall of the ascent weight; see `clujax.unlearning.schedules`.
+      schedule: fall of the ascent weight; see `clujax.adaptation.schedules`.
       threshold: γ of the balanced mask F_forget/F_remain ≥ γ; None moves every weight.
       fisher: estimator of the mask's Fisher diagonals: "batch" (published), "example" or "true".
       fisher_batches: at most this many batches for each diagonal; None takes every row.

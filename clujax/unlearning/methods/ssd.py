@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from clujax.adaptation.importance import row_diagonal
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import check_choice, check_numbers, edited
 from clujax.geometry import density
-from clujax.unlearning.importance import row_diagonal
-from clujax.unlearning.method import Method
-from clujax.unlearning.plans import check_choice, check_numbers, edited
 
 
 def ssd(*, selection: float = 10.0, dampening: float = 1.0, fisher: str = "batch", batch_size: int = 128) -> Method:

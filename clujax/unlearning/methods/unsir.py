@@ -6,10 +6,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from clujax.unlearning.losses import cross_entropy, descend
-from clujax.unlearning.method import Method, Plan
-from clujax.unlearning.plans import check_numbers, float_inputs, num_batches
-from clujax.unlearning.request import Request, compiled_step, stream
+from clujax.adaptation.losses import cross_entropy, descend
+from clujax.adaptation.method import Method, Plan
+from clujax.adaptation.plans import check_numbers, float_inputs, num_batches
+from clujax.adaptation.request import Request, compiled_step, stream
 
 
 def unsir(

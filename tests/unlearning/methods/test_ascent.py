@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clujax.adaptation.losses import npo_loss, sim_npo_loss
+from clujax.adaptation.method import execute
 from clujax.training import NonFiniteError
 from clujax.unlearning import finetune, gradient_ascent, neg_grad_plus, npo, sim_npo, unlearn
-from clujax.unlearning.losses import npo_loss, sim_npo_loss
-from clujax.unlearning.method import execute
 
 QUICK = {"epochs": 2, "batch_size": 32, "learning_rate": 0.02}
 KEY = jax.random.key(4)

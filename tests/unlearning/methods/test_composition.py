@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clujax.adaptation.method import Method
+from clujax.adaptation.plans import edited
 from clujax.errors import RequestError
 from clujax.unlearning import boundary_expand, finetune, influence, rum, salun, scrub_r, ssd, unlearn
-from clujax.unlearning.method import Method
 from clujax.unlearning.methods.rum import original_losses, rum_from
-from clujax.unlearning.plans import edited
 
 KEY = jax.random.key(4)
 QUICK = {"epochs": 1, "batch_size": 32}

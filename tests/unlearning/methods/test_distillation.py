@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from clujax.adaptation.losses import distillation
 from clujax.errors import RequestError
 from clujax.training import init_state
 from clujax.unlearning import bad_teacher, scrub, scrub_r, unlearn
-from clujax.unlearning.losses import distillation
 
 QUICK = {"batch_size": 32, "learning_rate": 0.02}
 KEY = jax.random.key(4)

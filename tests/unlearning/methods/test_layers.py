@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clujax.adaptation.losses import l1_penalty
 from clujax.errors import RequestError
 from clujax.models import from_apply, mlp, resnet, vit
 from clujax.unlearning import cf_k, eu_k, l1_sparse, retrain, unlearn
-from clujax.unlearning.losses import l1_penalty
 from clujax.unlearning.methods.l1_sparse import falling
 from clujax.unlearning.methods.layers import last_layers
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clujax.adaptation.importance import row_diagonal
 from clujax.errors import RequestError
 from clujax.models import from_apply
 from clujax.unlearning import Request, fisher_forgetting, influence, ntk, ssd, unlearn
-from clujax.unlearning.importance import row_diagonal
 from clujax.unlearning.methods.fisher_forgetting import add_noise, noise_deviation
 from clujax.unlearning.methods.influence import influence_direction, official_direction
 from clujax.unlearning.methods.ntk import tangent_weights

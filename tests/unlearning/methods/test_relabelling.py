@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clujax.adaptation.losses import any_labels, wrong_labels
+from clujax.adaptation.plans import float_inputs
 from clujax.errors import RequestError
 from clujax.models import from_apply, with_inputs
 from clujax.training import init_state
 from clujax.unlearning import Request, boundary_expand, boundary_shrink, random_label, salun, unlearn, unsir
-from clujax.unlearning.losses import any_labels, wrong_labels
 from clujax.unlearning.methods.boundary import boundary_labels
 from clujax.unlearning.methods.salun import summed_gradient
 from clujax.unlearning.methods.unsir import learned_noise
-from clujax.unlearning.plans import float_inputs
 
 QUICK = {"epochs": 2, "batch_size": 32, "learning_rate": 0.02}
 KEY = jax.random.key(4)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from optax.losses import softmax_cross_entropy_with_integer_labels as _cross_entropy
 
+from clujax.attacks.checks import check_labels
 from clujax.geometry import entropy
-from clujax.unlearning.attacks.checks import check_labels
-from clujax.unlearning.losses import cross_entropy as _cross_entropy
 
 __all__ = ["confidence", "correctness", "cross_entropy", "entropy", "m_entropy", "scaled_confidence"]
 

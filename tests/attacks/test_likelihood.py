@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.neighbors import KernelDensity
 
+from clujax.attacks import lira, ruli, u_lira
 from clujax.errors import RequestError
-from clujax.unlearning.attacks import lira, ruli, u_lira
 
 MODELS, EXAMPLES = 12, 30
 

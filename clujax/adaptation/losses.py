@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
+from clujax.adaptation.request import Request, forward
 from clujax.transforms import adaptive_coefficients, effective_sample_size
-from clujax.unlearning.request import Request, forward
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from clujax.attacks.checks import check_classes, check_rows
 from clujax.errors import RequestError
 from clujax.geometry import entropy
-from clujax.unlearning.attacks.checks import check_classes, check_rows
 
 Scores = Float[Array | np.ndarray, " _n"]
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from clujax.adaptation.request import Request, check_request
 from clujax.training import fit, init_state
-from clujax.unlearning.request import Request, check_request
 
 
 class Plan(NamedTuple):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from clujax.unlearning.attacks.checks import check_labels, check_rows
-from clujax.unlearning.attacks.scores import correctness
+from clujax.attacks.checks import check_labels, check_rows
+from clujax.attacks.scores import correctness
 
 Scores = Float[Array | np.ndarray, " _n"]
 Labels = Int[Array | np.ndarray, " _n"]

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from clujax.unlearning.attacks.rbf_features import Features
+from clujax.attacks.rbf_features import Features
 
 
 def kernel_dual(

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clujax.errors import RequestError
-from clujax.unlearning.attacks import (
+from clujax.attacks import (
     challenge_score,
     example_scores,
     forget_epsilon,
     forget_score,
     null_score,
 )
+from clujax.errors import RequestError
 
 
 def rule(fpr, fnr):

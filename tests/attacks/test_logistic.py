@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
+from clujax.attacks import cross_entropy, loss_attack
 from clujax.errors import RequestError
 from clujax.geometry import entropy
 from clujax.unlearning import entropy_attack, fit_logistic
-from clujax.unlearning.attacks import cross_entropy, loss_attack
 
 CASES = [(1.0, 1.0, 300, 80), (0.1, 30.0, 50, 400), (0.3, 1e-3, 90, 90)]
 

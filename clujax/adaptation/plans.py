@@ -10,11 +10,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from clujax.adaptation.losses import descend
+from clujax.adaptation.method import Plan
+from clujax.adaptation.optimizers import sgd
+from clujax.adaptation.request import Request, compiled_step, stream
 from clujax.errors import RequestError
-from clujax.unlearning.losses import descend
-from clujax.unlearning.method import Plan
-from clujax.unlearning.optimizers import sgd
-from clujax.unlearning.request import Request, compiled_step, stream
 
 
 def num_batches(rows: Any, batch_size: int) -> int:

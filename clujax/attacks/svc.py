@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from clujax.attacks.checks import check_probabilities, check_rows
+from clujax.attacks.interior_point import kernel_dual
+from clujax.attacks.rbf_features import line_features, low_rank_features, rbf
 from clujax.errors import RequestError
-from clujax.unlearning.attacks.checks import check_probabilities, check_rows
-from clujax.unlearning.attacks.interior_point import kernel_dual
-from clujax.unlearning.attacks.rbf_features import line_features, low_rank_features, rbf
 
 # One score per row [n], or features [n, d].
 Features = Float[Array | np.ndarray, "_n *_d"]

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
+from clujax.adaptation.losses import cross_entropy
+from clujax.adaptation.request import Request
 from clujax.errors import CheckpointError
 from clujax.geometry import check_mask, density, diagonal_estimator, ratio_mask
-from clujax.unlearning.losses import cross_entropy
-from clujax.unlearning.request import Request
 
 
 def fisher_diagonals(

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC as Theirs
 
-from clujax.errors import RequestError
-from clujax.unlearning.attacks import (
+from clujax.attacks import (
     confidence,
     correctness,
     cross_entropy,
@@ -18,8 +17,9 @@ from clujax.unlearning.attacks import (
     svc_attack,
     training_privacy,
 )
-from clujax.unlearning.attacks.interior_point import kernel_dual
-from clujax.unlearning.attacks.rbf_features import line_features, low_rank_features, rbf
+from clujax.attacks.interior_point import kernel_dual
+from clujax.attacks.rbf_features import line_features, low_rank_features, rbf
+from clujax.errors import RequestError
 
 
 def probabilities(logits, labels):
@@ -194,8 +194,8 @@ def test_bad_input_is_named(call, error, message):
 
 
 def test_a_large_kernel_of_high_rank_says_how_to_subsample(monkeypatch):
-    monkeypatch.setattr("clujax.unlearning.attacks.rbf_features.DENSE_ROWS", 20)
-    monkeypatch.setattr("clujax.unlearning.attacks.rbf_features.MAX_RANK", 10)
+    monkeypatch.setattr("clujax.attacks.rbf_features.DENSE_ROWS", 20)
+    monkeypatch.setattr("clujax.attacks.rbf_features.MAX_RANK", 10)
     rows = np.random.default_rng(0).normal(size=(30, 8))
     with pytest.raises(RequestError, match=r"60 distinct rows .* Subsample both sets"):
         fit_svc(rows, 1 + rows)

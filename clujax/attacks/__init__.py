@@ -5,9 +5,9 @@ logistic model, a support-vector machine or thresholds, readings of ROC curves (
 (`likelihood`, `quality`).
 """
 
-from clujax.unlearning.attacks.likelihood import Audit, lira, ruli, u_lira
-from clujax.unlearning.attacks.logistic import Logistic, entropy_attack, fit_logistic, loss_attack
-from clujax.unlearning.attacks.quality import (
+from clujax.attacks.likelihood import Audit, lira, ruli, u_lira
+from clujax.attacks.logistic import Logistic, entropy_attack, fit_logistic, loss_attack
+from clujax.attacks.quality import (
     NullScore,
     challenge_score,
     example_scores,
@@ -15,8 +15,8 @@ from clujax.unlearning.attacks.quality import (
     forget_score,
     null_score,
 )
-from clujax.unlearning.attacks.roc import auc, balanced_accuracy, loss_auc, priv_leak, tpr_at_fpr
-from clujax.unlearning.attacks.scores import (
+from clujax.attacks.roc import auc, balanced_accuracy, loss_auc, priv_leak, tpr_at_fpr
+from clujax.attacks.scores import (
     confidence,
     correctness,
     cross_entropy,
@@ -24,8 +24,8 @@ from clujax.unlearning.attacks.scores import (
     m_entropy,
     scaled_confidence,
 )
-from clujax.unlearning.attacks.svc import SVC, decide, fit_svc, svc_attack, training_privacy
-from clujax.unlearning.attacks.threshold import (
+from clujax.attacks.svc import SVC, decide, fit_svc, svc_attack, training_privacy
+from clujax.attacks.threshold import (
     Thresholds,
     called_members,
     correctness_attack,

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clujax.errors import RequestError
-from clujax.unlearning.attacks import (
+from clujax.attacks import (
     confidence,
     correctness,
     cross_entropy,
@@ -14,6 +13,7 @@ from clujax.unlearning.attacks import (
     m_entropy,
     scaled_confidence,
 )
+from clujax.errors import RequestError
 
 LOGITS = 3 * np.random.default_rng(0).normal(size=(40, 6))
 LABELS = np.random.default_rng(1).integers(0, 6, 40).astype(np.int32)

@@ -5,14 +5,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from clujax.errors import RequestError
-from clujax.unlearning.attacks import (
+from clujax.attacks import (
     called_members,
     confidence,
     correctness_attack,
     fit_thresholds,
     threshold_attack,
 )
+from clujax.errors import RequestError
 
 
 def published_cut(members, strangers):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from clujax.unlearning.attacks.checks import check_rows
+from clujax.attacks.checks import check_rows
 
 Scores = Float[Array | np.ndarray, " _n"]
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from clujax.attacks.roc import auc, balanced_accuracy, tpr_at_fpr
 from clujax.errors import RequestError
-from clujax.unlearning.attacks.roc import auc, balanced_accuracy, tpr_at_fpr
 
 # Scores of S models on Q examples, with any axes of augmentations after them.
 Scores = Float[Array | np.ndarray, "S Q *augmentations"]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from clujax.attacks import auc, balanced_accuracy, loss_auc, priv_leak, tpr_at_fpr
 from clujax.errors import RequestError
-from clujax.unlearning.attacks import auc, balanced_accuracy, loss_auc, priv_leak, tpr_at_fpr
 
 # Few distinct values: ties within and between the sets.
 tied = lambda rows: st.lists(st.integers(-3, 3), min_size=rows, max_size=rows)
