@@ -1,7 +1,7 @@
 """One optimizer step as a compiled function of (state, batch)."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     rules: Rules | None = None,
     donate: bool = True,
+    beside: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Callable[..., tuple[TrainState, dict]]:
     """Compile `loss_fn` and `tx` to `step(state, batch, **extra) -> (state, metrics)`.
 
@@ -35,12 +36,14 @@ def make_train_step(
             over the batch, BatchNorm's among them, are then means over the global batch.
         rules: see `shardings`.
         donate: reuse the memory of the incoming state, which cannot be used after the call.
+        beside: further losses of the same form; each one's gradient, at the same parameters, reaches `tx.update` as the
+            extra argument of its name.
 
     Returns:
         The step. Its metrics are those of `loss_fn` plus `loss`, `grad_norm` (of the raw gradient), and `finite`:
         whether both are. `step.jitted` is the compiled function inside (`_cache_size()`, `lower`).
 
-    Cost: one gradient of `loss_fn` and one `tx.update`.
+    Cost: one gradient of `loss_fn`, one of each loss beside it, and one `tx.update`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -54,7 +57,7 @@ def make_train_step(
         >>> float(metrics["loss"]), int(state.step)
         (1.0, 1)
     """
-    return _compile(_one_step(loss_fn, tx), mesh, rules, donate, leading=0)
+    return _compile(_one_step(loss_fn, tx, beside or {}), mesh, rules, donate, leading=0)
 
 
 def make_block_step(
@@ -71,7 +74,7 @@ def make_block_step(
     accelerators and is slow on CPU, where convolutions inside a scan lose their fast path (`default_block`). Arguments,
     result and cost per step as in `make_train_step`.
     """
-    one = _one_step(loss_fn, tx)
+    one = _one_step(loss_fn, tx, {})
 
     def block(state: TrainState, batches: PyTree, extra: dict) -> tuple[TrainState, dict]:
         return jax.lax.scan(lambda carry, batch: one(carry, batch, extra), state, batches)
@@ -84,14 +87,21 @@ def default_block() -> int:
     return 1 if jax.default_backend() == "cpu" else 16
 
 
-def _one_step(loss_fn: Callable[..., Any], tx: optax.GradientTransformation) -> Callable[..., tuple[TrainState, dict]]:
+def _one_step(
+    loss_fn: Callable[..., Any], tx: optax.GradientTransformation, beside: Mapping[str, Callable[..., Any]]
+) -> Callable[..., tuple[TrainState, dict]]:
     tx = optax.with_extra_args_support(tx)
 
     def one(state: TrainState, batch: PyTree, extra: dict) -> tuple[TrainState, dict]:
-        key = jax.random.fold_in(state.key, state.step)
+        key, extra = jax.random.fold_in(state.key, state.step), dict(extra)
         (loss, (stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, state.stats, batch, key
         )
+        for i, (name, other) in enumerate(beside.items(), 1):
+            (value, (stats, more)), extra[name] = jax.value_and_grad(other, has_aux=True)(
+                state.params, stats, batch, jax.random.fold_in(key, i)
+            )
+            metrics = metrics | more | {f"{name}/loss": value}
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra)
         # No norm of the update: XLA could not fuse the update into the parameters then (12 % of an MLP step on CPU).
         norm = optax.tree.norm(grads)

@@ -1,6 +1,6 @@
 """Restrict an update to some of the weights."""
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,31 @@ def mask_updates(
                 inner, _where, state, mask, is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode)
             )
         return _keep(updates, mask), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class MaskState(NamedTuple):
+    """The mask in force, booleans like the parameters."""
+
+    mask: Any
+
+
+def mask_by_state() -> optax.GradientTransformationExtraArgs:
+    """Zero what the mask in the state leaves out; the state begins with a mask that keeps all.
+
+    For a program that is compiled once and then serves many masks: put one into the state between steps,
+    `state._replace(mask=mask)`, where `mask_updates` would hold it as a constant.
+
+    Cost: one select per weight; a byte per weight for the mask.
+    """
+
+    def init(params):
+        return MaskState(jax.tree.map(lambda leaf: jnp.ones(jnp.shape(leaf), bool), params))
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        return _keep(updates, state.mask), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,4 +1,4 @@
-"""Two kinds of step through one optimizer."""
+"""Several kinds of step through one optimizer."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-REMAIN, FORGET = 0, 1
+REMAIN, FORGET, LEARN = 0, 1, 2
 
 
 class PhasedState(NamedTuple):
@@ -14,6 +14,7 @@ class PhasedState(NamedTuple):
 
     forget: Any
     remain: Any
+    learn: Any
     inner: Any
 
 
@@ -21,45 +22,47 @@ def phased(
     inner: optax.GradientTransformation,
     forget: optax.GradientTransformation | None = None,
     remain: optax.GradientTransformation | None = None,
+    learn: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Send a gradient through its phase's transformation, then through one shared inner optimizer.
 
-    `update(gradient, state, params, phase=FORGET | REMAIN)`. The shared state is the point: momentum carries a forget step
-    into the repairs that follow it. The state of the phase that is not on stays as it is.
+    `update(gradient, state, params, phase=FORGET | REMAIN | LEARN)`. The shared state is the point: momentum carries a forget
+    step into the repairs that follow it. The state of a phase that is not on stays as it is.
+
+    A forget step may take a learn gradient along, `update(..., phase=FORGET, learn_gradient=g)`: each goes through its own
+    transformation, and their sum through the optimizer.
 
     Args:
       inner: the shared optimizer.
-      forget, remain: what each phase does to its gradient first; identity when None.
+      forget, remain, learn: what each phase does to its gradient first; identity when None.
 
-    A phase that is a Python int is chosen at trace time; a traced one by `lax.cond`. Other extra arguments pass on.
+    A phase that is a Python int is chosen at trace time; a traced one by `lax.switch`. Other extra arguments pass on.
     """
-    inner, forget, remain = (optax.with_extra_args_support(tx or optax.identity()) for tx in (inner, forget, remain))
+    inner = optax.with_extra_args_support(inner)
+    own = {
+        name: optax.with_extra_args_support(tx or optax.identity())
+        for name, tx in (("remain", remain), ("forget", forget), ("learn", learn))
+    }  # in the order of the phases' numbers
 
     def init(params):
-        return PhasedState(forget.init(params), remain.init(params), inner.init(params))
+        return PhasedState(**{name: tx.init(params) for name, tx in own.items()}, inner=inner.init(params))
 
-    def on_forget(updates, state, params, extra):
-        updates, own = forget.update(updates, state.forget, params, **extra)
-        return updates, state._replace(forget=own)
+    def through(name, updates, state, params, extra):
+        updates, mine = own[name].update(updates, getattr(state, name), params, **extra)
+        return updates, state._replace(**{name: mine})
 
-    def on_remain(updates, state, params, extra):
-        updates, own = remain.update(updates, state.remain, params, **extra)
-        return updates, state._replace(remain=own)
-
-    def update(updates, state, params=None, *, phase, **extra):
+    def update(updates, state, params=None, *, phase, learn_gradient=None, **extra):
         extra = extra | {"phase": phase}
         if isinstance(phase, jax.core.Tracer | jax.Array):
-            updates, state = jax.lax.cond(
-                jnp.asarray(phase) == FORGET,
-                lambda u, s: on_forget(u, s, params, extra),
-                lambda u, s: on_remain(u, s, params, extra),
-                updates,
-                state,
-            )
-        elif phase in (FORGET, REMAIN):
-            updates, state = (on_forget if phase == FORGET else on_remain)(updates, state, params, extra)
+            branches = [lambda u, s, name=name: through(name, u, s, params, extra) for name in own]
+            updates, state = jax.lax.switch(jnp.asarray(phase), branches, updates, state)
+        elif phase in (FORGET, REMAIN, LEARN):
+            updates, state = through(list(own)[phase], updates, state, params, extra)
         else:
-            raise ValueError(f"phase is {phase!r}; expected FORGET ({FORGET}) or REMAIN ({REMAIN}).")
+            raise ValueError(f"phase is {phase!r}; expected FORGET ({FORGET}), REMAIN ({REMAIN}) or LEARN ({LEARN}).")
+        if learn_gradient is not None:
+            learned, state = through("learn", learn_gradient, state, params, extra)
+            updates = jax.tree.map(jnp.add, updates, learned)
         updates, shared = inner.update(updates, state.inner, params, **extra)
         return updates, state._replace(inner=shared)
 
