@@ -78,7 +78,7 @@ def mask_by_state() -> optax.GradientTransformationExtraArgs:
     """
 
     def init(params):
-        return MaskState(jax.tree.map(lambda leaf: jnp.ones(jnp.shape(leaf), bool), params))
+        return MaskState(jax.tree.map(lambda leaf: jnp.ones_like(leaf, dtype=bool), params))
 
     def update(updates, state, params=None, **extra):
         del params, extra

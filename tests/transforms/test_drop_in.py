@@ -11,7 +11,18 @@ from flax import nnx, serialization
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from clujax.transforms import FORGET, REMAIN, mask_updates, phased, scale_by_iteration_rate, sfron, slow_weights
+from clujax.transforms import (
+    FORGET,
+    LEARN,
+    REMAIN,
+    mask_by_state,
+    mask_updates,
+    phased,
+    scale_by_iteration_rate,
+    sfron,
+    slow_weights,
+    ug_clu,
+)
 
 
 def keep(params):
@@ -25,10 +36,18 @@ MAKE = {
     "phased": lambda p: phased(optax.adam(0.1), forget=optax.clip_by_global_norm(0.5), remain=optax.trace(0.5)),
     "rate": lambda p: scale_by_iteration_rate(optax.cosine_decay_schedule(0.1, 10)),
     "slow": lambda p: optax.chain(optax.sgd(0.1), slow_weights(0.5, 2)),
+    "mask_by_state": lambda p: optax.chain(mask_by_state(), optax.sgd(0.1, momentum=0.9)),
+    "ug_clu": lambda p: ug_clu(
+        optax.trace(0.9),
+        max_norm=0.5,
+        learning_rate=optax.cosine_decay_schedule(0.1, 9),
+        slow_step=0.5,
+        slow_every=2,
+    ),
     "sfron": lambda p: sfron(optax.trace(0.9), keep(p), 0.5, optax.cosine_decay_schedule(0.1, 9), 0.5, 2),
 }
 every = pytest.mark.parametrize("name", MAKE)
-PHASES = (FORGET, REMAIN, REMAIN, FORGET, REMAIN)
+PHASES = (FORGET, REMAIN, LEARN, FORGET, REMAIN)
 
 
 def plain(dtype=jnp.float32):
