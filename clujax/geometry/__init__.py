@@ -8,12 +8,15 @@ from clujax.geometry.divergence import entropy, hellinger, js, kl
 from clujax.geometry.fisher import batch_diagonal, diagonal, diagonal_estimator
 from clujax.geometry.fourier import FourierFeatures, featurize, fourier_features, median_distance
 from clujax.geometry.products import categorical, fvp, gaussian, gnvp, hvp, inverse_hvp, inverse_product
+from clujax.geometry.request_parts import RequestParts, Shares, displacement, request_parts
 from clujax.geometry.saliency import check_mask, density, ratio_mask, top_fraction_mask
 from clujax.geometry.weights import combine, cosine, distance, inner, lerp, norm
 
 __all__ = [
     "FourierFeatures",
     "Parts",
+    "RequestParts",
+    "Shares",
     "batch_diagonal",
     "categorical",
     "check_mask",
@@ -23,6 +26,7 @@ __all__ = [
     "density",
     "diagonal",
     "diagonal_estimator",
+    "displacement",
     "distance",
     "entropy",
     "featurize",
@@ -44,5 +48,6 @@ __all__ = [
     "remain_gauss_newton",
     "remain_newton",
     "report",
+    "request_parts",
     "top_fraction_mask",
 ]
