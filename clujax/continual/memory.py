@@ -41,3 +41,6 @@ def insert_rows(
 
 
 def sample(memory: Memory, key: PRNGKeyArray, batch_size: int) -> dict[str, jax.Array]: ...
+
+
+def size(memory): ...

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,43 +10,17 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from clujax import attacks
+from clujax.adaptation.metric import Metric, beside
 from clujax.errors import RequestError
 from clujax.geometry import entropy, js, kl
 from clujax.unlearning import distances
 
-
-class Metric(NamedTuple):
-    """What a number means.
-
-    Attributes:
-      key, label, unit: as in tables.
-      direction: "closer to retrain", "lower" or "higher".
-      ideal: "retrain", or the number that retraining itself would have.
-      explain: one sentence.
-      group: "utility", "privacy", "output", "summary" or "cost".
-      headline: whether it stands in the short table.
-    """
-
-    key: str
-    label: str
-    unit: str
-    direction: str
-    ideal: str | float
-    explain: str
-    group: str
-    headline: bool = False
-
-
-def _beside(key, label, unit, explain, group, headline=False):
-    return Metric(key, label, unit, "closer to retrain", "retrain", explain, group, headline)
-
-
 METRICS = (
-    _beside("FA", "Forget accuracy", "%", "Accuracy on the rows to forget.", "utility", True),
-    _beside("RA", "Remain accuracy", "%", "Accuracy on the remaining training rows.", "utility", True),
-    _beside("TA", "Test accuracy", "%", "Accuracy on unseen rows of the kept classes.", "utility", True),
-    _beside("FA_test", "Forget test acc.", "%", "Accuracy on unseen rows of the forgotten classes.", "utility", True),
-    _beside(
+    beside("FA", "Forget accuracy", "%", "Accuracy on the rows to forget.", "utility", True),
+    beside("RA", "Remain accuracy", "%", "Accuracy on the remaining training rows.", "utility", True),
+    beside("TA", "Test accuracy", "%", "Accuracy on unseen rows of the kept classes.", "utility", True),
+    beside("FA_test", "Forget test acc.", "%", "Accuracy on unseen rows of the forgotten classes.", "utility", True),
+    beside(
         "MIA",
         "Membership",
         "%",
@@ -54,7 +28,7 @@ METRICS = (
         "privacy",
         True,
     ),
-    _beside(
+    beside(
         "SVC",
         "SVC efficacy",
         "%",
@@ -62,24 +36,24 @@ METRICS = (
         "privacy",
         True,
     ),
-    _beside("SVC_correct", "SVC, correctness", "%", "The same attack on whether the prediction is right.", "privacy"),
-    _beside("SVC_entropy", "SVC, entropy", "%", "The same attack on prediction entropy.", "privacy"),
-    _beside("SVC_m", "SVC, M-entropy", "%", "The same attack on modified entropy, which knows the label.", "privacy"),
-    _beside(
+    beside("SVC_correct", "SVC, correctness", "%", "The same attack on whether the prediction is right.", "privacy"),
+    beside("SVC_entropy", "SVC, entropy", "%", "The same attack on prediction entropy.", "privacy"),
+    beside("SVC_m", "SVC, M-entropy", "%", "The same attack on modified entropy, which knows the label.", "privacy"),
+    beside(
         "Threshold",
         "Threshold",
         "%",
         "Forgotten rows that thresholds on modified entropy, one a class, call members.",
         "privacy",
     ),
-    _beside(
+    beside(
         "LossCV",
         "Loss attack",
         "%",
         "Held-out accuracy of a logistic attack that tells forgotten from unseen rows by their loss; 50 is chance.",
         "privacy",
     ),
-    _beside(
+    beside(
         "AUC",
         "Loss AUC",
         "",
@@ -88,7 +62,7 @@ METRICS = (
         "privacy",
         True,
     ),
-    _beside("PrivLeak", "PrivLeak", "%", "Relative distance of 1 − AUC to the retrained network's.", "privacy"),
+    beside("PrivLeak", "PrivLeak", "%", "Relative distance of 1 − AUC to the retrained network's.", "privacy"),
     Metric(
         "KL", "KL to retrain", "nat", "lower", 0.0, "Mean KL(retrained ‖ unlearned), forgotten rows.", "output", True
     ),
@@ -111,10 +85,10 @@ METRICS = (
         "Forgotten rows that both this and the retrained network put into the same class.",
         "output",
     ),
-    _beside("ZRF", "ZRF", "", "1 − Jensen–Shannon divergence to an untrained network, forgotten rows.", "output"),
-    _beside("Confused", "Confusion", "%", "Unseen rows of the two confused classes put into the other one.", "utility"),
-    _beside("Trigger", "Trigger success", "%", "Unseen rows with the trigger that are put into its class.", "utility"),
-    _beside(
+    beside("ZRF", "ZRF", "", "1 − Jensen–Shannon divergence to an untrained network, forgotten rows.", "output"),
+    beside("Confused", "Confusion", "%", "Unseen rows of the two confused classes put into the other one.", "utility"),
+    beside("Trigger", "Trigger success", "%", "Unseen rows with the trigger that are put into its class.", "utility"),
+    beside(
         "Relearn",
         "Relearn time",
         "steps",

@@ -6,15 +6,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+from clujax.continual.methods.parts import has_old_rows, old_rows_at
 
 from clujax.adaptation.losses import adaptive_ascent, descend, objective_loss
 from clujax.adaptation.method import Plan
 from clujax.adaptation.request import compiled_step, forward
-from clujax.adaptation.schedules import cosine
+from clujax.adaptation.schedules import linear
 from clujax.continual.memory import size
 from clujax.continual.method import Method, Phase, Rules
 from clujax.continual.objectives import plain_learning
-from clujax.continual.replay import check_replay, replay_at
 from clujax.continual.saliency import fisher_of_rows, passes
 from clujax.geometry import check_mask, density, ratio_mask
 from clujax.training import make_train_step
@@ -33,7 +33,7 @@ def ug_clu(
     objective: Callable | None = None,
     learn_objective: Callable | None = None,
     learn_placement: str = "interleaved",
-    schedule: Callable[[float], float] = cosine,
+    schedule: Callable[[float], float] = linear,
     threshold: float | None = 1.0,
     learn_threshold: float | None = None,
     fisher: str = "batch",
@@ -110,12 +110,13 @@ def ug_clu(
         estimate = fisher_of_rows(scene, fisher)
 
         def phases(learner, change):
-            check_replay(learner, change, replay)
+            has_old_rows(learner, change, replay)  # or refuse, before any work
             return [Phase("adapt", lambda learner, key: prepare(learner, change, key))]
 
         def prepare(learner, change, key):
             mask_key, forget_key, learn_key, replay_key = jax.random.split(key, 4)
-            kept = replay_at(scene, learner, change, replay, batch_size, replay_key)
+            old = has_old_rows(learner, change, replay)
+            kept = old_rows_at(scene, learner, change, replay_key, replay, batch_size) if old else None
             sides = {
                 "forget": (change.forget, threshold, forget_key),
                 "learn": (change.learn, learn_threshold, learn_key),
@@ -125,7 +126,7 @@ def ug_clu(
             limits = {name: sides[name][1] for name in at if sides[name][1] is not None}
             if limits and kept is not None:
                 count = len(change.remain) if replay == "remain" else int(size(learner.memory))
-                remain_at = replay_at(scene, learner, change, replay, batch_size, mask_key)
+                remain_at = old_rows_at(scene, learner, change, mask_key, replay, batch_size)
                 remaining = estimate(learner, passes(remain_at, count, batch_size, fisher_batches))
                 for name, limit in limits.items():
                     own = estimate(learner, passes(at[name], len(sides[name][0]), batch_size, fisher_batches))

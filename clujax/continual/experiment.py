@@ -1,0 +1,202 @@
+"""One run over streams of requests: base network, every method over every stream and seed, evaluation beside the oracle."""
+
+import json
+import pathlib
+import shlex
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from rich.progress import Progress, TimeElapsedColumn
+
+from clujax import configuration, training
+from clujax.adaptation.method import execute
+from clujax.adaptation.plans import train_on
+from clujax.continual import results
+from clujax.continual.deployment import Deployment, State
+from clujax.continual.evaluation import evaluated, load_outputs, outputs_of, save_outputs
+from clujax.continual.memory import empty
+from clujax.continual.method import Learner, Method, Rules, Scene, begin, predictor, settle
+from clujax.continual.metrics import Groups, groups
+from clujax.continual.request import LEARNED, Change, Request, standing_after
+from clujax.continual.settings import Stage, changes_of, methods_for, stage_for, streams_for
+
+
+class Run(NamedTuple):
+    """What all parts of one run share."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    stage: Stage
+    progress: Any
+
+
+class Arm(NamedTuple):
+    """A method made for the scene, with its compiled prediction."""
+
+    name: str
+    settings: Mapping[str, Any]
+    rules: Rules
+    logits: Callable
+
+
+class Stream(NamedTuple):
+    """One stream of one seed: its requests, what each changes, and the network that learned the first of them."""
+
+    name: str
+    seed: int
+    requests: list[Request]
+    changes: list[Change]
+    base: tuple[Any, Any]
+
+
+def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
+    """Run every method of the config over every stream and seed; write `result.json` and the evidence beside it.
+
+    Each method over each stream is a deployment in a directory of its own, with its ledger: a run that was stopped keeps every
+    request that was carried out. A finished run returns its result as it is.
+
+    Raises:
+      ConfigError, DataNotFoundError, RequestError: before any training, and before the directory is claimed.
+    """
+    started = time.perf_counter()
+    methods = {name: methods_for(config, config.streams[name].get("override")) for name in config.carry_out}
+    stage = stage_for(config)
+    labels = np.asarray(stage.scene.columns["y"])
+    requests = {seed: streams_for(config, labels, seed) for seed in config.seeds}
+    if training.workdir.claim(workdir, config.to_dict()) == "complete":
+        return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
+
+    found: dict[str, dict[str, list[results.Cell]]] = {name: {} for name in config.carry_out}
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
+        total = sum(len(each[name]) * len(methods[name]) for each in requests.values() for name in each)
+        progress.add_task("requests", total=total)
+        shared = Run(config, pathlib.Path(workdir), stage, progress)
+        # Programs are compiled once for all seeds.
+        made = {
+            name: {key: arm(stage.scene, key, each) for key, each in arms.items()} for name, arms in methods.items()
+        }
+        for seed in config.seeds:
+            bases: dict[bytes, Any] = {}
+            for name, stream_requests in requests[seed].items():
+                changes = changes_of(stream_requests, len(labels), task_aware=config.streams[name].task_aware)
+                first = changes[0].learn
+                if first.tobytes() not in bases:
+                    bases[first.tobytes()] = pretrain(shared, first, seed, f"seed{seed}/base{len(bases)}")
+                stream = Stream(name, seed, stream_requests, changes, bases[first.tobytes()])
+                for method_name in ("oracle", *(each for each in methods[name] if each != "oracle")):
+                    cell = carry_stream(shared, stream, made[name][method_name])
+                    found[name].setdefault(method_name, []).append(cell)
+    result = {
+        "title": config.title,
+        "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "config_digest": configuration.digest(config),
+        "source": stage.source._asdict(),
+        "seeds": list(config.seeds),
+        "requests": [
+            results.stream_record(name, config.streams[name], requests[config.seeds[0]][name], cells, config)
+            for name, cells in found.items()
+        ],
+        "wall_seconds": time.perf_counter() - started,
+    }
+    for i, cells in enumerate(found.values()):
+        results.write_evidence(shared.workdir / f"evidence_{i}.npz", cells, result["requests"][i])
+    training.workdir.write_result(workdir, result | training.workdir.environment())
+    return result
+
+
+def pretrain(run: Run, rows: np.ndarray, seed: int, name: str) -> tuple[Any, Any]:
+    """The network that learned the first request by the original recipe, on the host."""
+    scene, directory = run.stage.scene, run.workdir / "stages" / name
+    with training.Checkpoints(directory / "checkpoints") as checkpoints, training.Writer(directory) as writer:
+        options = {"checkpoints": checkpoints, "writer": writer, "log_every": run.config.log_every}
+        return base_network(run.config, scene, rows, seed, progress=run.progress, description=name, **options)
+
+
+def base_network(config: ConfigDict, scene: Scene, rows: np.ndarray, seed: int, **options: Any) -> tuple[Any, Any]:
+    """Train a fresh network on the rows by `config.base`; on the host, since steps donate what they start from."""
+    init_key, stream_key, run_key = jax.random.split(jax.random.key(seed), 3)
+    params, stats = scene.classifier.init(init_key, scene.columns["x"][:1])
+    columns = {name: column for name, column in scene.rows(rows).items() if name != "index"}
+    plan = train_on(scene.bare, columns, params, stats, stream_key, **config.base.to_dict())
+    outcome = execute(plan, key=run_key, **options)
+    return jax.device_get((outcome.params, outcome.stats))
+
+
+def arm(scene: Scene, name: str, method: Method) -> Arm:
+    """Build a method's rules and its compiled prediction."""
+    rules = method.build(scene)
+    return Arm(name, method.settings, rules, jax.jit(predictor(scene, rules)))
+
+
+def first_state(
+    config: ConfigDict, scene: Scene, rules: Rules, rows: np.ndarray, base: tuple, key: Any, task: Any
+) -> State:
+    """A method's state after the first request, which all methods learn alike."""
+    memory = empty(config.memory.capacity, scene.columns, scene.num_classes, keep_logits=rules.keep_logits)
+    none, nothing = np.zeros(0, np.int64), np.zeros(len(scene.columns["y"]), np.int8)
+    change = Change(rows, none, none, task)
+    learner = begin(scene, rules, *jax.tree.map(jnp.asarray, base), memory)
+    learner = settle(scene, rules, learner, change, key)
+    status = standing_after(nothing, change)
+    tasks = None if task is None else np.where(status == LEARNED, task, -1).astype(np.int32)
+    return State(learner, status, tasks)
+
+
+def carry_stream(run: Run, stream: Stream, arm: Arm) -> results.Cell:
+    """One method over one stream, in its own directory; what is finished there already is read from its ledger."""
+    config, scene, name = run.config, run.stage.scene, arm.name
+    directory = run.workdir / "stages" / f"seed{stream.seed}" / stream.name / name
+    key = jax.random.fold_in(jax.random.key(stream.seed), zlib.crc32(f"{stream.name}/{name}".encode()))
+    first_key, stream_key = jax.random.split(key)
+    opening = stream.changes[0]
+    first = first_state(config, scene, arm.rules, opening.learn, stream.base, first_key, opening.task)
+    task = run.progress.add_task(f"seed {stream.seed}, {stream.name}, {name}", total=len(stream.requests))
+    identity = {"run": configuration.digest(config), "stream": stream.name, "seed": stream.seed, "method": name}
+    log, rows = directory / "warnings.json", []
+    heard = json.loads(log.read_text()) if log.exists() else []
+    with Deployment(directory, scene, arm.rules, lambda: first, key=stream_key, config=identity) as deployment:
+        status = np.zeros(len(scene.columns["y"]), np.int8)
+        for i, (request, change) in enumerate(zip(stream.requests, stream.changes, strict=True)):
+            group = groups(status, change, scene.columns["y"], run.stage.test["y"])
+            measure = lambda learner, _, i=i, group=group: measured(run, stream, arm, learner, i, group)
+            if i == 0:
+                rows.append(measure(first.learner, None) | {"seconds": 0.0})
+            else:
+                with warnings.catch_warnings(record=True) as caught:
+                    entry = deployment.apply(request._replace(name=f"{i + 1} {request.name}"), measure)
+                heard += [f"request {i + 1} ({request.name}): {each.message}" for each in caught if _ours(each)]
+                if caught:
+                    training.workdir.write_json(log, heard)
+                rows.append(dict(entry.metrics) | {"seconds": entry.times["seconds"]})
+                if deployment.refusal or entry.status == "refused":
+                    heard.append(f"Collapsed: request {i + 1} ({request.name}) failed: {entry.reason}")
+            status = standing_after(status, change)
+            run.progress.advance(task)
+            run.progress.advance(run.progress.task_ids[0])
+    run.progress.remove_task(task)
+    return results.Cell(tuple(rows), arm.settings, tuple(heard))
+
+
+def measured(run: Run, stream: Stream, arm: Arm, learner: Learner, i: int, group: Groups) -> dict[str, float]:
+    """Metrics of one network after request i, beside the oracle's outputs, which the oracle's own turn leaves on disk."""
+    place = run.workdir / "stages" / f"seed{stream.seed}" / stream.name / "outputs" / f"{i}.npz"
+    found = outputs_of(arm.logits, learner, run.stage.scene.columns["x"], run.stage.test["x"])
+    if arm.name == "oracle":
+        save_outputs(place, found)
+        reference = None
+    else:
+        reference = load_outputs(place)
+    labels = run.stage.scene.columns["y"], run.stage.test["y"]
+    return evaluated(found, group, *labels, reference, tasks=run.config.tasks)
+
+
+def _ours(caught: Any) -> bool:
+    return issubclass(caught.category, UserWarning)

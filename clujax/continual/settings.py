@@ -1,0 +1,142 @@
+"""Names in a config become functions here, once: methods, streams, memory, and the scene of a data set."""
+
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from clujax import data, training
+from clujax.adaptation.settings import AUGMENTS, OBJECTIVES, SCHEDULES, build_classifier, lookup, select_rows
+from clujax.continual import memory as memories
+from clujax.continual import methods, objectives
+from clujax.continual.method import Method, Scene
+from clujax.continual.request import Change, Request, check_request, standing_after
+from clujax.continual.scenarios import make_stream
+from clujax.errors import ConfigError
+
+METHODS = {name: getattr(methods, name) for name in methods.__all__}
+LEARN_OBJECTIVES = {
+    "plain": objectives.plain_learning,
+    "adaptive": objectives.adaptive_learning,
+    "focal": objectives.focal_learning,
+}
+POLICIES = {"reservoir": memories.reservoir, "balanced": memories.balanced}
+
+
+class Stage(NamedTuple):
+    """What a config says before any seed is drawn: the rows, where they came from, and the network's scene."""
+
+    scene: Scene
+    test: Mapping[str, Any]
+    source: data.Source
+    classes: tuple[str, ...]
+
+
+def stage_for(config: ConfigDict) -> Stage:
+    """Load the rows of a config and lay them on the device.
+
+    Raises:
+      ConfigError, DataNotFoundError: as the data and the network are resolved.
+    """
+    dataset = data.load(config.data.name, path=config.data.path, fallback=config.data.fallback)
+    train, test, _ = select_rows(dataset, config.data)
+    mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
+    whole = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    columns = {name: jax.device_put(jnp.asarray(train[name]), whole) for name in ("x", "y")}
+    scene = Scene(
+        build_classifier(config, train, len(dataset.classes)),
+        columns,
+        len(dataset.classes),
+        augment=AUGMENTS[config.data.augment],
+        policy=lookup(POLICIES, config.memory.policy, "memory.policy"),
+        mesh=mesh,
+    )
+    return Stage(scene, test, dataset.source, dataset.classes)
+
+
+def streams_for(config: ConfigDict, labels: np.ndarray, seed: int) -> dict[str, list[Request]]:
+    """The streams that the config carries out, each checked from its first request to its last.
+
+    Raises:
+      ConfigError: a stream that does not begin by learning, or words that are none.
+      RequestError: a request that its stream does not allow.
+    """
+    found = {}
+    for name in config.carry_out:
+        stream = lookup(config.streams, name, "carry_out")
+        requests = make_stream(stream.words, labels, config.tasks, seed=seed, task_aware=stream.task_aware)
+        if len(requests) < 2 or not len(requests[0].learn):
+            raise ConfigError(f"streams.{name}.words must begin by learning and hold one more request at least.")
+        changes_of(requests, len(labels), task_aware=stream.task_aware)
+        found[name] = requests
+    return found
+
+
+def changes_of(requests: list[Request], count: int, *, task_aware: bool = False) -> list[Change]:
+    """What each request of a stream changes, one after the other."""
+    status, tasks, found = np.zeros(count, np.int8), np.full(count, -1, np.int32), []
+    for request in requests:
+        change = check_request(request, status, tasks=tasks, task_aware=task_aware)
+        status = standing_after(status, change)
+        tasks[change.learn] = -1 if change.task is None else change.task
+        found.append(change)
+    return found
+
+
+def methods_for(config: ConfigDict, override: Mapping[str, Any] | None = None) -> dict[str, Method]:
+    """The methods to compare; `override.<name>` of a stream replaces settings.
+
+    Raises:
+      ConfigError: a name or setting that is none; or no oracle to compare with.
+    """
+    found = {}
+    for name in config.compare:
+        values = lookup(config.methods, name, "compare").to_dict() | dict((override or {}).get(name, {}))
+        try:
+            found[name] = build_method(name, values)
+        except ConfigError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"methods.{name}: {error}") from error
+    if "oracle" not in found:
+        raise ConfigError("compare lacks 'oracle': every number is read against retraining. Add it.")
+    return found
+
+
+def build_method(name: str, settings: Mapping[str, Any]) -> Method:
+    """One method from its section of a config; `method` says which, where the section's name does not.
+
+    Raises:
+      ConfigError: a name that is none.
+      TypeError, ValueError: settings that the method refuses.
+    """
+    values = dict(settings)
+    make = lookup(METHODS, values.pop("method", name), f"methods.{name}.method")
+    if "schedule" in values:
+        values["schedule"] = lookup(SCHEDULES, values["schedule"], f"methods.{name}.schedule")
+    for key, table in (("objective", OBJECTIVES), ("learn_objective", LEARN_OBJECTIVES)):
+        if key in values:
+            options = dict(values[key])
+            values[key] = lookup(table, options.pop("name"), f"methods.{name}.{key}.name")(**options)
+    if "learn" in values:
+        values["learn"] = build_method(f"{name}.learn", values["learn"])
+    if "unlearning" in values:
+        values["unlearning"] = _elsewhere(f"methods.{name}.unlearning", values["unlearning"])
+    return make(**values)
+
+
+def _elsewhere(where: str, settings: Mapping[str, Any]) -> Any:
+    """A method of another room, named as `package:function` with its settings."""
+    values = dict(settings)
+    reference = values.pop("method", None)
+    try:
+        make = pkgutil.resolve_name(reference)
+    except (TypeError, ValueError, ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{where}.method is {reference!r}; expected package:function, for example 'clujax.unlearning:salun'. ({error})"
+        ) from error
+    return make(**values)
