@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,17 +60,24 @@ class Stream(NamedTuple):
 def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     """Run every method of the config over every stream and seed; write `result.json` and the evidence beside it.
 
-    Each method over each stream is a deployment in a directory of its own, with its ledger: a run that was stopped keeps every
-    request that was carried out. A finished run returns its result as it is.
+    Each method over each stream is a deployment in a directory of its own, with its ledger: a run that was stopped keeps
+    every request that was carried out. A finished run returns its result as it is.
 
     Raises:
       ConfigError, DataNotFoundError, RequestError: before any training, and before the directory is claimed.
     """
     started = time.perf_counter()
-    methods = {name: methods_for(config, config.streams[name].get("override")) for name in config.carry_out}
+    methods = {name: methods_for(config, config.streams[name]) for name in config.carry_out}
     stage = stage_for(config)
     labels = np.asarray(stage.scene.columns["y"])
     requests = {seed: streams_for(config, labels, seed) for seed in config.seeds}
+    changes = {
+        seed: {
+            name: changes_of(each, len(labels), task_aware=config.streams[name].task_aware)
+            for name, each in requests[seed].items()
+        }
+        for seed in config.seeds
+    }
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((pathlib.Path(workdir) / training.workdir.RESULT).read_text())
 
@@ -86,11 +93,11 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         for seed in config.seeds:
             bases: dict[bytes, Any] = {}
             for name, stream_requests in requests[seed].items():
-                changes = changes_of(stream_requests, len(labels), task_aware=config.streams[name].task_aware)
-                first = changes[0].learn
+                first = changes[seed][name][0].learn
                 if first.tobytes() not in bases:
                     bases[first.tobytes()] = pretrain(shared, first, seed, f"seed{seed}/base{len(bases)}")
-                stream = Stream(name, seed, stream_requests, changes, bases[first.tobytes()])
+                stream = Stream(name, seed, stream_requests, changes[seed][name], bases[first.tobytes()])
+                # The oracle first: the others are read beside its outputs.
                 for method_name in ("oracle", *(each for each in methods[name] if each != "oracle")):
                     cell = carry_stream(shared, stream, made[name][method_name])
                     found[name].setdefault(method_name, []).append(cell)
@@ -101,7 +108,16 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         "source": stage.source._asdict(),
         "seeds": list(config.seeds),
         "requests": [
-            results.stream_record(name, config.streams[name], requests[config.seeds[0]][name], cells, config)
+            results.stream_record(
+                name,
+                config.streams[name],
+                requests[config.seeds[0]][name],
+                [kept_classes(changes[seed][name], labels) for seed in config.seeds],
+                cells,
+                labels=config.labels,
+                focus=config.focus,
+                sizes=sizes(changes[config.seeds[0]][name], stage.test),
+            )
             for name, cells in found.items()
         ],
         "wall_seconds": time.perf_counter() - started,
@@ -110,6 +126,17 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         results.write_evidence(shared.workdir / f"evidence_{i}.npz", cells, result["requests"][i])
     training.workdir.write_result(workdir, result | training.workdir.environment())
     return result
+
+
+def kept_classes(changes: Sequence[Change], labels: np.ndarray) -> list[list[int]]:
+    """Classes that have a kept row after each request."""
+    return [np.unique(labels[np.union1d(change.remain, change.learn)]).tolist() for change in changes]
+
+
+def sizes(changes: Sequence[Change], test: Mapping[str, Any]) -> dict[str, int]:
+    """Rows that a stream touches, for the heading of its table."""
+    count = lambda name: sum(len(getattr(change, name)) for change in changes)
+    return {"num_learn": count("learn"), "num_forget": count("forget"), "num_test": len(test["y"])}
 
 
 def pretrain(run: Run, rows: np.ndarray, seed: int, name: str) -> tuple[Any, Any]:

@@ -153,7 +153,7 @@ def described(value: Any) -> Any:
 
 
 def write_evidence(path: pathlib.Path, cells: Mapping[str, Sequence[Cell]], record: Mapping[str, Any]) -> None:
-    """The curves of a stream: `stream_<metric>` [M, Q] means over seeds and `stream_<metric>_std`, NaN where there is none."""
+    """The curves of a stream: `stream_<metric>` [M, Q], means over seeds, and `stream_<metric>_std`; NaN for no number."""
     keys = dict.fromkeys(key for group in cells.values() for cell in group for row in cell.requests for key in row)
     arrays: dict[str, Any] = {
         "stream_models": np.array(list(cells)),

@@ -87,15 +87,15 @@ def changes_of(requests: list[Request], count: int, *, task_aware: bool = False)
     return found
 
 
-def methods_for(config: ConfigDict, override: Mapping[str, Any] | None = None) -> dict[str, Method]:
-    """The methods to compare; `override.<name>` of a stream replaces settings.
+def methods_for(config: ConfigDict, stream: ConfigDict) -> dict[str, Method]:
+    """The methods to compare over one stream, those of its `also` too; `override.<name>` of a stream replaces settings.
 
     Raises:
       ConfigError: a name or setting that is none; or no oracle to compare with.
     """
     found = {}
-    for name in config.compare:
-        values = lookup(config.methods, name, "compare").to_dict() | dict((override or {}).get(name, {}))
+    for name in (*config.compare, *stream.get("also", ())):
+        values = lookup(config.methods, name, "compare").to_dict() | dict(stream.get("override", {}).get(name, {}))
         try:
             found[name] = build_method(name, values)
         except ConfigError:
@@ -104,6 +104,8 @@ def methods_for(config: ConfigDict, override: Mapping[str, Any] | None = None) -
             raise ConfigError(f"methods.{name}: {error}") from error
     if "oracle" not in found:
         raise ConfigError("compare lacks 'oracle': every number is read against retraining. Add it.")
+    if config.focus not in found:
+        raise ConfigError(f"focus is {config.focus!r}; expected one of {', '.join(found)}.")
     return found
 
 
