@@ -21,6 +21,7 @@ from clujax.adaptation.method import execute
 from clujax.adaptation.plans import train_on
 from clujax.continual import results
 from clujax.continual.deployment import Deployment, State
+from clujax.continual.ledger import REFUSED
 from clujax.continual.evaluation import evaluated, load_outputs, outputs_of, save_outputs
 from clujax.continual.memory import empty
 from clujax.continual.method import Learner, Method, Rules, Scene, begin, predictor, settle
@@ -202,9 +203,13 @@ def carry_stream(run: Run, stream: Stream, arm: Arm) -> results.Cell:
                 heard += [f"request {i + 1} ({request.name}): {each.message}" for each in caught if _ours(each)]
                 if caught:
                     training.workdir.write_json(log, heard)
+                if entry.status == REFUSED:
+                    heard.append(
+                        f"Collapsed: request {i + 1} ({request.name}) could not be carried out: {entry.reason}"
+                    )
+                    run.progress.advance(run.progress.task_ids[0], len(stream.requests) - i)
+                    break
                 rows.append(dict(entry.metrics) | {"seconds": entry.times["seconds"]})
-                if deployment.refusal or entry.status == "refused":
-                    heard.append(f"Collapsed: request {i + 1} ({request.name}) failed: {entry.reason}")
             status = standing_after(status, change)
             run.progress.advance(task)
             run.progress.advance(run.progress.task_ids[0])

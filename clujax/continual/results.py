@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,8 +65,12 @@ def stream_record(
       focus: the method that the pictures are about.
       sizes: rows forgotten, learned and tested on over the stream.
     """
+    # A method that failed at a request has no numbers for that seed.
     summaries = {
-        name: [over_stream(cell.requests[1:], have[1:]) for cell, have in zip(group, kept, strict=True)]
+        name: [
+            over_stream(cell.requests[1:], have[1:]) if len(cell.requests) == len(requests) else None
+            for cell, have in zip(group, kept, strict=True)
+        ]
         for name, group in cells.items()
     }
     again = summaries.get("oracle_again")
@@ -91,22 +96,24 @@ def stream_record(
 def method_record(
     key: str,
     group: Sequence[Cell],
-    summary: Sequence[Mapping[str, float]],
-    oracle: Sequence[Mapping[str, float]],
+    summaries: Sequence[Mapping[str, float] | None],
+    oracles: Sequence[Mapping[str, float]],
     labels: Mapping[str, str],
 ) -> dict:
-    """One row of a stream's table: means and spreads over seeds, gaps to the oracle, settings, warnings."""
+    """One row of a stream's table: means and spreads over the seeds that it finished, gaps, settings, warnings."""
     heard = sorted({text for cell in group for text in cell.warnings})
-    if lost := collapse(key, summary, oracle):
+    summary = [values for values in summaries if values is not None]
+    oracle = [reference for values, reference in zip(summaries, oracles, strict=True) if values is not None]
+    if summary and (lost := collapse(key, summary, oracle)):
         heard.append(lost)
     return {
         "key": key,
         "label": labels.get(key) or LABELS.get(key, key),
         "values": mean_over(summary),
         "std": spread(summary) if len(summary) > 1 else None,
-        "gap": mean_over(gaps(summary, oracle)) if key != "oracle" else None,
-        "per_seed": list(summary),
-        "run_seconds": float(np.mean([values["seconds"] for values in summary])),
+        "gap": mean_over(gaps(summary, oracle)) if summary and key != "oracle" else None,
+        "per_seed": summaries,
+        "run_seconds": float(np.mean([values["seconds"] for values in summary])) if summary else None,
         "settings": {name: described(value) for name, value in group[0].settings.items()},
         "collapsed": any(text.startswith("Collapsed:") for text in heard),
         "warnings": heard,
@@ -136,8 +143,8 @@ def gaps(summary: Sequence[Mapping[str, float]], oracle: Sequence[Mapping[str, f
 
 
 def mean_over(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over seeds, key by key."""
-    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    """Mean over seeds, key by key; empty for no seeds."""
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} if rows else {}
 
 
 def spread(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -160,11 +167,14 @@ def write_evidence(path: pathlib.Path, cells: Mapping[str, Sequence[Cell]], reco
         "stream_requests": np.array([each["word"] for each in record["stream"]]),
     }
     for key in keys:
-        curves = np.array(
-            [[[row.get(key, np.nan) for row in cell.requests] for cell in group] for group in cells.values()]
-        )
-        arrays[f"stream_{key}"] = curves.mean(1)
-        arrays[f"stream_{key}_std"] = curves.std(1, ddof=1) if curves.shape[1] > 1 else np.zeros_like(curves[:, 0])
+        curves = np.full((len(cells), len(next(iter(cells.values()))), len(record["stream"])), np.nan)
+        for m, group in enumerate(cells.values()):
+            for s, cell in enumerate(group):
+                curves[m, s, : len(cell.requests)] = [row.get(key, np.nan) for row in cell.requests]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a request without such rows has no mean
+            arrays[f"stream_{key}"] = np.nanmean(curves, 1)
+            arrays[f"stream_{key}_std"] = np.nanstd(curves, 1, ddof=1) if curves.shape[1] > 1 else 0 * curves[:, 0]
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_bytes(path, buffer.getvalue())

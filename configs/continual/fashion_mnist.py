@@ -99,9 +99,9 @@ def get_config() -> ConfigDict:
             "ewc": {},
             "online_ewc": {},
             "lwf": {},
-            "joint": {"ascent": 10.0},
-            "joint_ascent": {"method": "joint", "ascent": 10.0, "exponent": 0.0},
-            "joint_relabel": {"method": "joint", "ascent": 1.0} | relabel,
+            "joint": {"ascent": 10.0, "max_norm": 7.0},
+            "joint_ascent": {"method": "joint", "ascent": 10.0, "exponent": 0.0, "max_norm": 7.0},
+            "joint_relabel": {"method": "joint", "ascent": 1.0, "max_norm": 7.0} | relabel,
             # The unlearning methods with the settings of their own benchmark.
             "er_ascent": after("gradient_ascent", epochs=9, learning_rate=0.003),
             "er_relabel": after("random_label", epochs=5, learning_rate=0.01),

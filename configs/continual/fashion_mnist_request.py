@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     no_mask = {"threshold": config_dict.placeholder(float)}
     strengths = {"random": (1.0, 10.0, 40.0), "category": (0.1, 1.0)}
     methods = {name: config.methods[name].to_dict() for name in ("oracle", "oracle_again", "finetune")}
-    methods |= {"replay": remain, "joint_relabel": {"method": "joint", "ascent": 1.0} | relabel | remain}
+    methods |= {"replay": remain, "joint_relabel": {"method": "joint", "ascent": 1.0, "max_norm": 7.0} | relabel | remain}
     methods["ug_clu_relabel"] = {"method": "ug_clu", "ascent": 1.0} | relabel | remain
     labels = {"joint_relabel": "Joint, random label", "ug_clu_relabel": "UG-CLU, random label"}
     shared = tuple(methods)
@@ -44,14 +44,14 @@ def get_config() -> ConfigDict:
         also = []
         for ascent in values:
             arms = {
-                "joint_ascent": ("Joint, ascent", {"method": "joint", "exponent": 0.0}),
-                "joint": ("Joint, adaptive", {"method": "joint"}),
+                "joint_ascent": ("Joint, ascent", {"method": "joint", "exponent": 0.0, "max_norm": 7.0}),
+                "joint": ("Joint, adaptive", {"method": "joint", "max_norm": 7.0}),
                 "fs_ascent": ("Fast–slow, ascent", {"method": "ug_clu"} | plain | no_mask),
                 "fs": ("Fast–slow, adaptive", {"method": "ug_clu"} | no_mask),
                 "ug_clu": ("UG-CLU", {"method": "ug_clu"}),
             }
             for key, (label, settings) in arms.items():
-                name = f"{key}_{ascent:g}"
+                name = f"{key}_{ascent:g}".replace(".", "_")
                 methods[name] = settings | remain | {"ascent": ascent}
                 labels[name] = f"{label}, α {ascent:g}"
                 also.append(name)
