@@ -21,8 +21,8 @@ from clujax.adaptation.method import execute
 from clujax.adaptation.plans import train_on
 from clujax.continual import results
 from clujax.continual.deployment import Deployment, State
-from clujax.continual.ledger import REFUSED
 from clujax.continual.evaluation import evaluated, load_outputs, outputs_of, save_outputs
+from clujax.continual.ledger import REFUSED
 from clujax.continual.memory import empty
 from clujax.continual.method import Learner, Method, Rules, Scene, begin, predictor, settle
 from clujax.continual.metrics import Groups, groups

@@ -36,7 +36,10 @@ def get_config() -> ConfigDict:
     no_mask = {"threshold": config_dict.placeholder(float)}
     strengths = {"random": (1.0, 10.0, 40.0), "category": (0.1, 1.0)}
     methods = {name: config.methods[name].to_dict() for name in ("oracle", "oracle_again", "finetune")}
-    methods |= {"replay": remain, "joint_relabel": {"method": "joint", "ascent": 1.0, "max_norm": 7.0} | relabel | remain}
+    methods |= {
+        "replay": remain,
+        "joint_relabel": {"method": "joint", "ascent": 1.0, "max_norm": 7.0} | relabel | remain,
+    }
     methods["ug_clu_relabel"] = {"method": "ug_clu", "ascent": 1.0} | relabel | remain
     labels = {"joint_relabel": "Joint, random label", "ug_clu_relabel": "UG-CLU, random label"}
     shared = tuple(methods)
