@@ -11,22 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
 
 from clujax import configuration, training
-from clujax.adaptation.method import execute
-from clujax.adaptation.plans import train_on
 from clujax.continual import results
-from clujax.continual.deployment import Deployment, State
+from clujax.continual.deployment import Deployment
 from clujax.continual.evaluation import evaluated, load_outputs, outputs_of, save_outputs
 from clujax.continual.ledger import REFUSED
-from clujax.continual.memory import empty
-from clujax.continual.method import Learner, Method, Rules, Scene, begin, predictor, settle
+from clujax.continual.method import Learner, Method, Rules, Scene, predictor
 from clujax.continual.metrics import Groups, groups
-from clujax.continual.request import LEARNED, Change, Request, standing_after
+from clujax.continual.request import Change, Request, standing_after
 from clujax.continual.settings import Stage, changes_of, methods_for, stage_for, streams_for
 
 
@@ -96,7 +92,10 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
             for name, stream_requests in requests[seed].items():
                 first = changes[seed][name][0].learn
                 if first.tobytes() not in bases:
-                    bases[first.tobytes()] = pretrain(shared, first, seed, f"seed{seed}/base{len(bases)}")
+                    name_of = f"seed{seed}/base{len(bases)}"
+                    bases[first.tobytes()] = base_network(
+                        config, stage.scene, first, seed, shared.workdir / "stages" / name_of, description=name_of
+                    )
                 stream = Stream(name, seed, stream_requests, changes[seed][name], bases[first.tobytes()])
                 # The oracle first: the others are read beside its outputs.
                 for method_name in ("oracle", *(each for each in methods[name] if each != "oracle")):
@@ -140,42 +139,10 @@ def sizes(changes: Sequence[Change], test: Mapping[str, Any]) -> dict[str, int]:
     return {"num_learn": count("learn"), "num_forget": count("forget"), "num_test": len(test["y"])}
 
 
-def pretrain(run: Run, rows: np.ndarray, seed: int, name: str) -> tuple[Any, Any]:
-    """The network that learned the first request by the original recipe, on the host."""
-    scene, directory = run.stage.scene, run.workdir / "stages" / name
-    with training.Checkpoints(directory / "checkpoints") as checkpoints, training.Writer(directory) as writer:
-        options = {"checkpoints": checkpoints, "writer": writer, "log_every": run.config.log_every}
-        return base_network(run.config, scene, rows, seed, progress=run.progress, description=name, **options)
-
-
-def base_network(config: ConfigDict, scene: Scene, rows: np.ndarray, seed: int, **options: Any) -> tuple[Any, Any]:
-    """Train a fresh network on the rows by `config.base`; on the host, since steps donate what they start from."""
-    init_key, stream_key, run_key = jax.random.split(jax.random.key(seed), 3)
-    params, stats = scene.classifier.init(init_key, scene.columns["x"][:1])
-    columns = {name: column for name, column in scene.rows(rows).items() if name != "index"}
-    plan = train_on(scene.bare, columns, params, stats, stream_key, **config.base.to_dict())
-    outcome = execute(plan, key=run_key, **options)
-    return jax.device_get((outcome.params, outcome.stats))
-
-
 def arm(scene: Scene, name: str, method: Method) -> Arm:
     """Build a method's rules and its compiled prediction."""
     rules = method.build(scene)
     return Arm(name, method.settings, rules, jax.jit(predictor(scene, rules)))
-
-
-def first_state(
-    config: ConfigDict, scene: Scene, rules: Rules, rows: np.ndarray, base: tuple, key: Any, task: Any
-) -> State:
-    """A method's state after the first request, which all methods learn alike."""
-    memory = empty(config.memory.capacity, scene.columns, scene.num_classes, keep_logits=rules.keep_logits)
-    none, nothing = np.zeros(0, np.int64), np.zeros(len(scene.columns["y"]), np.int8)
-    change = Change(rows, none, none, task)
-    learner = begin(scene, rules, *jax.tree.map(jnp.asarray, base), memory)
-    learner = settle(scene, rules, learner, change, key)
-    status = standing_after(nothing, change)
-    tasks = None if task is None else np.where(status == LEARNED, task, -1).astype(np.int32)
-    return State(learner, status, tasks)
 
 
 def carry_stream(run: Run, stream: Stream, arm: Arm) -> results.Cell:
