@@ -61,8 +61,8 @@ def clpu(
       start: a side network starts as a copy of the "main" one or as a "fresh" initialisation.
       alpha, beta: of DER++.
 
-    A request raises RequestError when it has no task, when it is to forget a task that was learned for good, and when no place
-    is free.
+    A request raises RequestError when it has no task, when it is to forget a task that was learned for good, and when no
+    place is free.
 
     Source: Liu et al. 2022, "Continual Learning and Private Unlearning". Cost: a gradient of one batch per step for a
     revocable task, of three for another; slots + 1 forward passes per prediction; memory: slots + 1 networks.

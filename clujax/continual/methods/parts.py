@@ -30,9 +30,6 @@ def check_training(settings: Mapping[str, Any], **least: float) -> None:
       ValueError: naming the setting, what came and what is allowed.
     """
     check_numbers(dict(settings), least={"steps": 1} | least)
-    for name in ("steps", "batch_size", "slots"):
-        if settings.get(name) is not None and settings[name] != int(settings[name]):
-            raise ValueError(f"{name} is {settings[name]}; expected a whole number.")
     if settings.get("replay") is not None:
         check_choice("replay", settings["replay"], ("memory", "remain"))
     if settings.get("max_norm") is not None and not settings["max_norm"] > 0:
