@@ -100,6 +100,21 @@ def test_name_and_settings_tell_of_both(asked):
     assert method.settings["learn"]["alpha"] == 0.2
 
 
+@pytest.mark.parametrize(
+    "unlearn",
+    [
+        unlearning.salun(epochs=1, batch_size=16),
+        unlearning.sfron(steps=2, batch_size=16),
+        unlearning.scrub(epochs=1, forget_epochs=1, batch_size=16),
+    ],
+    ids=lambda method: method.name,
+)
+def test_any_unlearning_method_serves(unlearn, scene, of, run, ask):
+    method = methods.after(unlearn, learn=methods.finetune(**QUICK))
+    _, learners = run(scene, method, [ask(of(0)), ask(of(1), of(0)[:20])])
+    assert all(np.isfinite(np.array(leaf)).all() for leaf in jax.tree.leaves(learners[-1].params))
+
+
 def test_a_real_unlearning_method_forgets(scene, of, run, ask):
     learn = methods.replay(steps=150, batch_size=32, replay="remain")
     method = methods.after(unlearning.random_label(epochs=5, batch_size=32), learn=learn, replay="remain")

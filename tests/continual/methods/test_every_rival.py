@@ -26,23 +26,12 @@ RIVALS = {
     "distill": lambda: methods.distill(**QUICK),
     "oracle": lambda: methods.oracle(epochs=0.5, batch_size=16),
 }
-ADD_ONS = {
-    "salun": lambda: unlearning.salun(epochs=1, batch_size=16),
-    "sfron": lambda: unlearning.sfron(steps=2, batch_size=16),
-    "gradient_ascent": lambda: unlearning.gradient_ascent(epochs=1, batch_size=16),
-    "random_label": lambda: unlearning.random_label(epochs=1, batch_size=16),
-    "scrub": lambda: unlearning.scrub(epochs=1, forget_epochs=1, batch_size=16),
-}
-RIVALS |= {
-    f"after_{name}": lambda name=name: methods.after(ADD_ONS[name](), learn=methods.replay(**QUICK)) for name in ADD_ONS
-}
-FORGET_BLIND = [name for name in RIVALS if not name.startswith(("joint", "distill", "after"))]
-DRY = [name for name in RIVALS if not name.startswith("after")]
+FORGET_BLIND = [name for name in RIVALS if not name.startswith(("joint", "distill"))]
 
 
 @pytest.fixture(scope="module")
 def requests(of):
-    """Learn, learn and forget twice with other numbers of rows, forget only twice, learn only."""
+    """Learn, learn and forget twice with other numbers of rows, forget only twice, learn only twice."""
     return [
         Request(of(0)),
         Request(of(1), of(0)[:20]),
@@ -54,35 +43,50 @@ def requests(of):
     ]
 
 
-@pytest.mark.parametrize("network", ["scene", "batch_norm_scene"])
+@pytest.fixture(scope="module")
+def rules_of(scene, run, requests):
+    """`rules_of(name)`: a method's rules, their programs compiled on one request of each kind."""
+    rules = {}
+
+    def rules_of(name):
+        if name not in rules:
+            rules[name], _ = run(scene, RIVALS[name](), [requests[i] for i in (0, 1, 3, 5)], seed=7)
+        return rules[name]
+
+    return rules_of
+
+
 @pytest.mark.parametrize("name", RIVALS)
-def test_three_requests_leave_a_finite_network_and_the_same_bits_when_begun_again(
-    name, network, request, requests, run, same
+def test_requests_of_other_sizes_compile_nothing_and_end_in_the_same_bits_when_begun_again(
+    name, scene, requests, rules_of, run, compilations, same
 ):
-    scene = request.getfixturevalue(network)
-    if name.startswith("after") and name != "after_salun" and network == "batch_norm_scene":
-        pytest.skip("the add-ons have tests of their own; one stands for them here")
-    rules, learners = run(scene, RIVALS[name](), requests[:3])
+    rules = rules_of(name)
+    with compilations() as count:
+        _, learners = run(scene, None, requests, rules=rules)
+        assert count() == 0
     for before, after in itertools.pairwise(learners):
         assert jax.tree.map(np.shape, before) == jax.tree.map(np.shape, after)
-        moved = jax.tree.map(lambda a, b: float(np.abs(np.array(a) - np.array(b)).max()), before.params, after.params)
-        assert max(jax.tree.leaves(moved)) > 0
-    assert all(np.isfinite(np.array(leaf)).all() for leaf in jax.tree.leaves((learners[-1].params, learners[-1].stats)))
-    _, again = run(scene, None, requests[:3], rules=rules)
-    same((learners[-1].params, learners[-1].stats), (again[-1].params, again[-1].stats), atol=0)
+    assert all(np.isfinite(np.array(leaf)).all() for leaf in jax.tree.leaves(learners[-1].params))
+    _, again = run(scene, None, requests, rules=rules)
+    same(learners[-1].params, again[-1].params, atol=0)
 
 
-@pytest.mark.parametrize("name", DRY)
-def test_later_requests_of_other_sizes_compile_nothing(name, scene, requests, run, compilations):
-    rules, _ = run(scene, RIVALS[name](), [requests[0], *requests[1:2], *requests[3:4], *requests[5:6]])
-    with compilations() as count:
-        run(scene, None, requests, rules=rules, seed=1)
-        assert count() == 0
+@pytest.mark.parametrize("name", ["replay", "ewc", "lwf", "distill", "oracle"])
+def test_averages_of_batch_norm_move_with_the_weights_and_teachers_keep_their_own(
+    name, batch_norm_scene, requests, run, same
+):
+    _, learners = run(batch_norm_scene, RIVALS[name](), requests[:3])
+    for before, after in itertools.pairwise(learners):
+        for tree in ("params", "stats"):
+            old, new = (jax.tree.leaves(getattr(learner, tree)) for learner in (before, after))
+            assert max(float(np.abs(np.array(a) - np.array(b)).max()) for a, b in zip(old, new)) > 0
+            assert all(np.isfinite(np.array(leaf)).all() for leaf in new)
+        assert jax.tree.structure(before.stats) == jax.tree.structure(after.stats)
 
 
 @pytest.mark.parametrize("name", FORGET_BLIND)
-def test_rows_to_forget_are_in_no_batch(name, scene, of, learned, change_of, plans, numbers_in):
-    rules = RIVALS[name]().build(scene)
+def test_rows_to_forget_are_in_no_batch(name, scene, rules_of, of, learned, change_of, plans, numbers_in):
+    rules = rules_of(name)
     learner, change = learned(scene, rules), change_of(of(2), of(0)[:40])
     (plan,) = plans(rules, learner, change)
     seen = numbers_in([plan.work(s) for s in range(plan.num_steps)])
@@ -91,8 +95,10 @@ def test_rows_to_forget_are_in_no_batch(name, scene, of, learned, change_of, pla
 
 
 @pytest.mark.parametrize("name", ["joint", "distill"])
-def test_rows_to_forget_are_in_the_part_of_that_name_alone(name, scene, of, learned, change_of, plans, numbers_in):
-    rules = RIVALS[name]().build(scene)
+def test_rows_to_forget_are_in_the_part_of_that_name_alone(
+    name, scene, rules_of, of, learned, change_of, plans, numbers_in
+):
+    rules = rules_of(name)
     learner, change = learned(scene, rules), change_of(of(2), of(0)[:40])
     (plan,) = plans(rules, learner, change)
     batches = [plan.work(s)[0][1] for s in range(plan.num_steps)]
@@ -109,9 +115,9 @@ def test_without_rehearsal_a_forget_only_request_changes_nothing(name, scene, re
     same(learners[1]._replace(memory=None), learners[2]._replace(memory=None), atol=0)
 
 
-@pytest.mark.parametrize("name", ["replay", "der", "der_plus", "joint", "distill", "after_salun"])
-def test_an_empty_memory_is_refused_when_rows_are_to_be_kept(name, scene, of, learned, change_of, plans):
-    rules = RIVALS[name]().build(scene)
+@pytest.mark.parametrize("name", ["replay", "der", "der_plus", "joint", "distill", "after"])
+def test_an_empty_memory_is_refused_when_rows_are_to_be_kept(name, scene, rules_of, of, learned, change_of, plans):
+    rules = rules_of(name) if name in RIVALS else methods.after(unlearning.salun()).build(scene)
     learner = learned(scene, rules)
     emptied = learner._replace(memory=learner.memory._replace(valid=np.zeros_like(learner.memory.valid)))
     with pytest.raises(RequestError, match="80 rows are to be kept, but memory"):
@@ -119,16 +125,18 @@ def test_an_empty_memory_is_refused_when_rows_are_to_be_kept(name, scene, of, le
 
 
 @pytest.mark.parametrize("name", ["replay", "replay_remain", "der_plus", "joint", "distill"])
-def test_with_nothing_to_keep_new_rows_are_learned_alone(name, scene, of, learned, change_of, plans):
-    rules = RIVALS[name]().build(scene)
+def test_with_nothing_to_keep_new_rows_are_learned_alone(name, scene, rules_of, of, learned, change_of, plans):
+    rules = rules_of(name)
     learner = learned(scene, rules)
     (plan,) = plans(rules, learner, change_of(of(2), of(0, 1)))
     assert set(plan.work(0)[0][1]) & {"learn", "replay", "second"} == {"learn"}
 
 
 @pytest.mark.parametrize("name", ["replay", "replay_remain", "der", "der_plus"])
-def test_with_nothing_to_keep_and_nothing_to_learn_there_is_no_phase(name, scene, of, learned, change_of, plans):
-    rules = RIVALS[name]().build(scene)
+def test_with_nothing_to_keep_and_nothing_to_learn_there_is_no_phase(
+    name, scene, rules_of, of, learned, change_of, plans
+):
+    rules = rules_of(name)
     assert plans(rules, learned(scene, rules), change_of((), of(0, 1))) == []
 
 
