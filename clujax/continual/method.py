@@ -94,12 +94,16 @@ class Rules(NamedTuple):
       start: `start(learner) -> extra` before the first request.
       end: `end(learner, change, key) -> learner` after the phases and before rows go into memory.
       keep_logits: whether memory keeps the network's logits beside each row (dark experience replay).
+      offered: `offered(learner, change) -> rows`, which of the rows just learned memory may take; all of them by default.
+      logits: `logits(learner, inputs) -> [B, C]` in eval mode, where it is not the classifier's; see `predictor`.
     """
 
     phases: Callable[[Learner, Change], Sequence[Phase]]
     start: Callable[[Learner], PyTree] = lambda learner: {}
     end: Callable[[Learner, Change, PRNGKeyArray], Learner] = lambda learner, change, key: learner
     keep_logits: bool = False
+    offered: Callable[[Learner, Change], Int[np.ndarray, " n"]] = lambda learner, change: change.learn
+    logits: Callable[[Learner, Any], jax.Array] | None = None
 
 
 class Method(NamedTuple):
@@ -131,6 +135,12 @@ def begin(scene: Scene, rules: Rules, params: PyTree, stats: PyTree, memory: Mem
     """The learner before the first request."""
     learner = Learner(params, stats, memory, {})
     return learner._replace(extra=rules.start(learner))
+
+
+def predictor(scene: Scene, rules: Rules) -> Callable[[Learner, Any], jax.Array]:
+    """`logits(learner, inputs) -> [B, C]` in eval mode: the rules' own, or the classifier's."""
+    own = lambda learner, inputs: scene.classifier.apply(learner.params, learner.stats, inputs, train=False)[0]
+    return rules.logits or own
 
 
 def carry_out(
@@ -171,8 +181,9 @@ def carry_out(
         learner = phase.keep(learner, outcome.params, outcome.stats)
         outcomes[phase.name] = outcome._replace(params=None, stats=None)
     learner = rules.end(learner, change, end_key)
-    if len(change.learn):
-        learner = learner._replace(memory=remember(scene, rules, learner, change.learn, memory_key))
+    offered = rules.offered(learner, change)
+    if len(offered):
+        learner = learner._replace(memory=remember(scene, rules, learner, offered, memory_key))
     jax.block_until_ready(learner.params)
     warnings = tuple(text for outcome in outcomes.values() for text in outcome.warnings)
     return Done(learner, outcomes, time.perf_counter() - began, warnings)
