@@ -1,4 +1,4 @@
-"""The command `clujax`: run a config, rebuild a report, list what is here, say what this machine can do.
+"""The command `clujax`: run a config, serve requests, rebuild a report, list what is here, say what this machine can do.
 
 Nothing heavy is imported before a config is known to be good, so a typing slip is answered at once.
 """
@@ -13,6 +13,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from clujax import configuration, errors
 
@@ -25,14 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command.
 
     Returns:
-        0 when it is done, 2 when the input was at fault (one message on stderr), 130 when interrupted.
+        0 when it is done, 1 when it found something that is not as it should be (a ledger that does not fit, a refused
+        request), 2 when the input was at fault (one message on stderr), 130 when interrupted.
     """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     overrides = [word for word in rest if word.startswith("--")]
     stray = [word for word in rest if not word.startswith("--")]
-    if rest and (stray or arguments.command != "run"):
-        hint = " Write an override as --key=value." if arguments.command == "run" else ""
+    configured = arguments.command in ("run", "serve-requests")
+    if rest and (stray or not configured):
+        hint = " Write an override as --key=value." if configured else ""
         parser.error(f"unrecognised: {' '.join(stray or rest)}.{hint}")
     try:
         if arguments.command == "run":
@@ -44,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 full=arguments.full,
                 leaderboard=arguments.leaderboard,
             )
+        if arguments.command == "serve-requests":
+            return serve_requests(
+                arguments.config, arguments.workdir, arguments.source, follow=arguments.follow, overrides=overrides
+            )
+        if arguments.command == "ledger":
+            return ledger(arguments.action, arguments.directory)
         if arguments.command == "list":
             return list_configs(arguments.under)
         return doctor()
@@ -61,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        again = " Give the same command again to go on from there." if arguments.command == "run" else ""
+        again = " Give the same command again to go on from there." if configured else ""
         print(f"\nclujax {arguments.command}: stopped.{again}", file=sys.stderr)
         return 130
 
@@ -115,6 +124,61 @@ def report(
     if ranking:
         console.print(f"leaderboard: {ranking}", soft_wrap=True, highlight=False)
     return 0
+
+
+def serve_requests(
+    config_path: str, workdir: str, source: str, *, follow: bool = False, overrides: Sequence[str] = ()
+) -> int:
+    """Carry out the requests of a JSONL file or pipe on the deployed network of a config, each exactly once.
+
+    Args:
+        config_path: a config of the system "continual".
+        workdir: the deployment's directory.
+        source: the file, or "-" for standard input.
+        follow: wait for more at its end, until SIGINT or SIGTERM.
+        overrides: of the config.
+
+    Returns:
+        0 when every request stands applied, 1 when some were refused or are missing.
+    """
+    config = configuration.load(config_path, overrides)
+    system = config.get("system", None)
+    if system != "continual":
+        raise errors.ConfigError(f"config.system is {system!r} in {config_path}; requests are served for 'continual'.")
+    from rich.console import Console
+
+    from clujax.continual import serve, settings
+
+    stop = serve.Stop()
+    lines = serve.lines_of(source, follow=follow, stop=stop)
+    with settings.deployment(config, pathlib.Path(workdir)) as deployment, stop.listening():
+        tally = serve.serve(deployment, lines)
+        entries, missing = deployment.entries, deployment.missing
+    Console().print(_ledger_table(entries))
+    print(", ".join(f"{count} {name}" for name, count in tally._asdict().items()), file=sys.stderr)
+    if missing:
+        names = ", ".join(repr(entry.id) for entry in missing)
+        print(f"in the ledger, but lost from the network until they are sent again: {names}", file=sys.stderr)
+    return int(bool(tally.refused or tally.malformed or missing))
+
+
+def ledger(action: str, directory: str) -> int:
+    """Print a deployment's ledger ("show"), or what in it does not fit ("verify")."""
+    from rich.console import Console
+
+    from clujax.continual import ledger as ledgers
+
+    if action == "show":
+        entries, _, findings = ledgers.read(ledgers.find(directory))
+        Console().print(_ledger_table([entry for entry in entries if entry is not None]))
+    else:
+        findings = ledgers.verify(directory)
+    for finding in findings:
+        print(finding if finding.fault else f"{finding} (no fault)")
+    faults = sum(finding.fault for finding in findings)
+    if action == "verify":
+        print(f"{directory}: {f'{faults} things do not fit' if faults else 'ledger and checkpoints fit'}")
+    return int(faults > 0)
 
 
 def list_configs(under: str = "configs") -> int:
@@ -196,6 +260,26 @@ def doctor() -> int:
     return 0
 
 
+def _ledger_table(entries: Sequence) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    aware = any(entry.task is not None for entry in entries)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("#", "id", "status", "learn", "forget", *(["task"] if aware else []), "network", "began", "seconds"):
+        table.add_column(name, justify="right" if name in ("#", "learn", "forget", "task", "seconds") else "left")
+    table.add_column("measured, or why refused")
+    for entry in entries:
+        measured = ", ".join(f"{name} {value:.4g}" for name, value in entry.metrics.items())
+        counts = [f"{count:,}" if count else "" for count in (entry.learn_count, entry.forget_count)]
+        task = ["" if entry.task is None else str(entry.task)] if aware else []
+        began = entry.times["began"][:19].replace("T", " ")
+        seconds = f"{entry.times['seconds']:.1f}"
+        name, status, last = (escape(text) for text in (entry.id, entry.status, measured or entry.reason))
+        table.add_row(str(entry.number), name, status, *counts, *task, entry.params_after[:8], began, seconds, last)
+    return table
+
+
 def _systems() -> list[str]:
     # By the files, not by importing: a wrong name must be answered before jax is loaded.
     return sorted(path.parent.name for path in _PACKAGE.glob("*/experiment.py"))
@@ -224,6 +308,27 @@ def _parser() -> argparse.ArgumentParser:
     reporting.add_argument(
         "--leaderboard", metavar="PATH", help="rank the methods of all runs on one page, .html or .md"
     )
+    serving = commands.add_parser(
+        "serve-requests",
+        help="learn and forget on request: a JSONL file or pipe to a deployed network",
+        usage="clujax serve-requests CONFIG --workdir DIR --from FILE|- [--follow] [--key=value ...]",
+        description='A line is {"id": "r-1", "learn": [ROW, ...], "forget": [ROW, ...]}, or learn_classes, forget_classes.',
+        allow_abbrev=False,
+    )
+    serving.add_argument("config", metavar="CONFIG", help="a config of the system continual")
+    serving.add_argument("--workdir", metavar="DIR", required=True, help="where network and ledger live")
+    serving.add_argument(
+        "--from", metavar="FILE", required=True, dest="source", help="the requests; - is standard input"
+    )
+    serving.add_argument("--follow", action="store_true", help="wait for more at the end, until interrupted")
+    ledgers = commands.add_parser("ledger", help="the record of a deployment's requests", allow_abbrev=False)
+    actions = ledgers.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, text in (
+        ("show", "print it as a table"),
+        ("verify", "recompute its chain and the digests of the kept checkpoints"),
+    ):
+        acting = actions.add_parser(action, help=text, allow_abbrev=False)
+        acting.add_argument("directory", metavar="DIR", help="a deployment's directory")
     listing = commands.add_parser("list", help="the configs that are here", allow_abbrev=False)
     listing.add_argument("--under", metavar="DIR", default="configs", help="folder to look in (default: configs)")
     commands.add_parser("doctor", help="versions, devices, and data found or how to get it", allow_abbrev=False)

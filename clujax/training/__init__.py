@@ -8,6 +8,7 @@ directory and writes its results whole or not at all.
 
 from clujax.training import workdir
 from clujax.training.checkpoint import Checkpoints, abstract
+from clujax.training.digest import tree_digest
 from clujax.training.loop import History, NonFiniteError, fit
 from clujax.training.mesh import make_mesh
 from clujax.training.metrics import Writer
@@ -35,5 +36,6 @@ __all__ = [
     "shard_batch",
     "shardings",
     "tensor",
+    "tree_digest",
     "workdir",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -205,6 +206,36 @@ class Checkpoints:
             f"checkpoint {step} could not be written to {self.directory}: {reason}. "
             f"Nothing of it is left and {rest}; {advice}"
         )
+
+
+def committed(directory: str | os.PathLike) -> list[int]:
+    """The steps that have a committed checkpoint in a directory, ascending; nothing in it is changed."""
+    return sorted(int(path.name) for path in pathlib.Path(directory).glob("*") if path.name.isdigit())
+
+
+def read_arrays(directory: str | os.PathLike, step: int) -> tuple[dict[str, np.ndarray], dict]:
+    """Read one checkpoint without the state it was made of, on any machine, also while its run goes on.
+
+    Returns:
+        Arrays by dotted path (`params.Dense_0.kernel`; a typed key as its data), and the `extra` saved with them.
+
+    Raises:
+        CheckpointError: it is missing, damaged or cannot be read.
+    """
+    folder = pathlib.Path(directory).absolute() / str(step)
+    fault = _fault(folder)
+    if fault is None:
+        try:
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+                header = reader.restore(folder / "extra")
+            plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in header["index"]}
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                return reader.restore(folder / "state", args=ocp.args.PyTreeRestore(restore_args=plain)), header[
+                    "extra"
+                ]
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            fault = f"{type(error).__name__}: {error!s:.200}"
+    raise CheckpointError(f"checkpoint {step} in {directory} cannot be read: {fault}")
 
 
 def abstract(state: PyTree) -> PyTree:
