@@ -84,7 +84,5 @@ def deployment(config: ConfigDict, workdir: str | pathlib.Path, **options: Any) 
         outputs = outputs_of(logits, learner, scene.columns["x"], test["x"])
         return evaluated(outputs, group, labels, test["y"], None)
 
-    served = Deployment(
-        workdir, scene, rules, born, key=key, config=config.to_dict(), measure=measure, **options
-    )
+    served = Deployment(workdir, scene, rules, born, key=key, config=config.to_dict(), measure=measure, **options)
     return served

@@ -12,6 +12,7 @@ from clujax.adaptation.method import Outcome, Plan, execute
 from clujax.adaptation.request import Request as RowsRequest
 from clujax.continual import memory as memories
 from clujax.continual.batches import rows_at
+from clujax.continual.head import OPEN, open_classes
 from clujax.continual.memory import Memory
 from clujax.continual.request import Change
 from clujax.models import Classifier
@@ -107,7 +108,7 @@ class Rules(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A continual method, configured: `build(scene) -> Rules`; `remain` names what it keeps old rows by.
+    """A continual method, configured: `build(scene) -> Rules`; `replay` names what it keeps old rows by.
 
     Attributes:
       name: as in tables.
@@ -167,12 +168,14 @@ def carry_out(
       NonFiniteError: a phase diverged.
     """
     began = time.perf_counter()
-    memory_key, end_key, run_key = jax.random.split(key, 3)
+    open_key, settle_key, run_key = jax.random.split(key, 3)
     total = len(scene.columns["y"])
     if len(change.forget):  # before any gradient: what is to be forgotten is never rehearsed
         gone = np.zeros(total, bool)
         gone[change.forget] = True
         learner = learner._replace(memory=memories.purge(learner.memory, gone))
+    params, stats = opened(scene, learner.params, learner.stats, change.learn, open_key)
+    learner = learner._replace(params=params, stats=stats)
     outcomes: dict[str, Outcome] = {}
     for i, phase in enumerate(rules.phases(learner, change)):
         prepare_key, phase_key = jax.random.split(jax.random.fold_in(run_key, i))
@@ -180,13 +183,30 @@ def carry_out(
         outcome = execute(plan, key=phase_key, **options(phase.name))
         learner = phase.keep(learner, outcome.params, outcome.stats)
         outcomes[phase.name] = outcome._replace(params=None, stats=None)
+    learner = settle(scene, rules, learner, change, settle_key)
+    jax.block_until_ready(learner.params)
+    warnings = tuple(text for outcome in outcomes.values() for text in outcome.warnings)
+    return Done(learner, outcomes, time.perf_counter() - began, warnings)
+
+
+def settle(scene: Scene, rules: Rules, learner: Learner, change: Change, key: PRNGKeyArray) -> Learner:
+    """What follows once the network has adapted: the method's own `end`, then memory is offered what was learned."""
+    memory_key, end_key = jax.random.split(key)
     learner = rules.end(learner, change, end_key)
     offered = rules.offered(learner, change)
     if len(offered):
         learner = learner._replace(memory=remember(scene, rules, learner, offered, memory_key))
-    jax.block_until_ready(learner.params)
-    warnings = tuple(text for outcome in outcomes.values() for text in outcome.warnings)
-    return Done(learner, outcomes, time.perf_counter() - began, warnings)
+    return learner
+
+
+def opened(
+    scene: Scene, params: PyTree, stats: PyTree, rows: Int[np.ndarray, " n"], key: PRNGKeyArray
+) -> tuple[PyTree, PyTree]:
+    """The network with the outputs of all classes among the rows open, where its head grows."""
+    if OPEN not in stats or not len(rows):
+        return params, stats
+    classes = np.unique(np.asarray(scene.columns["y"])[rows])
+    return open_classes(scene.classifier, params, stats, classes.tolist(), scene.columns["x"][:1], key)
 
 
 def remember(scene: Scene, rules: Rules, learner: Learner, rows: Int[np.ndarray, " n"], key: PRNGKeyArray) -> Memory:

@@ -1,4 +1,4 @@
-"""The methods that a unified method is compared with: one file a family, each a function of keyword settings."""
+"""The methods, one file a family, each a function of keyword settings."""
 
 from clujax.continual.methods.after import after
 from clujax.continual.methods.clpu import clpu
@@ -10,6 +10,7 @@ from clujax.continual.methods.joint import joint
 from clujax.continual.methods.lwf import lwf
 from clujax.continual.methods.oracle import oracle
 from clujax.continual.methods.replay import replay
+from clujax.continual.methods.ug_clu import ug_clu
 
 __all__ = [
     "after",
@@ -24,4 +25,5 @@ __all__ = [
     "online_ewc",
     "oracle",
     "replay",
+    "ug_clu",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from clujax.adaptation.plans import check_choice
+from clujax.continual.head import as_open
 from clujax.continual.method import Learner, Method, Phase, Rules, Scene
 from clujax.continual.methods.der import dark_loss
 from clujax.continual.methods.parts import adapting, check_training
@@ -98,6 +99,7 @@ def clpu(
                     params, stats = take(learner.extra, place)
                 elif start == "fresh":
                     params, stats = init(init_key, jnp.zeros_like(scene.columns["x"][:1]))
+                    stats = as_open(stats, learner.stats)
                 return phase.prepare(learner._replace(params=params, stats=stats), phase_key)
 
             def keep(learner, params, stats):

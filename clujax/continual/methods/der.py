@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from clujax.adaptation.losses import cross_entropy
+from clujax.continual.head import seen
 from clujax.continual.method import Method, Rules, Scene
 from clujax.continual.methods.parts import adapting, check_training, forward_parts
 
@@ -89,6 +90,6 @@ def squared_distance(logits: Float[Array, "B C"], stored: Float[Array, "B C"]) -
       >>> float(squared_distance(jnp.array([[1.0, 5.0]]), jnp.array([[3.0, jnp.nan]])))
       4.0
     """
-    there = jnp.isfinite(stored)
+    there = jnp.isfinite(stored) & seen(stored)
     apart = jnp.where(there, logits - jnp.where(there, stored, 0.0), 0.0)
     return jnp.sum(jnp.square(apart)) / jnp.maximum(jnp.sum(there), 1)

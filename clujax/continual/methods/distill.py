@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from clujax.adaptation.losses import cross_entropy, distillation
 from clujax.adaptation.plans import teach, with_teachers
+from clujax.continual.head import as_open
 from clujax.continual.method import Method, Rules
 from clujax.continual.methods.parts import adapting, check_training, forward_parts
 
@@ -47,7 +48,8 @@ def distill(
 
         def carry(learner, change, key):
             request = scene.bare._replace(stats=learner.stats)
-            untrained = init(key, jnp.zeros_like(scene.columns["x"][:1]))
+            params, stats = init(key, jnp.zeros_like(scene.columns["x"][:1]))
+            untrained = params, as_open(stats, learner.stats)
             return with_teachers(request, good=(learner.params, learner.stats), bad=untrained)
 
         def loss(params, stats, batch, key):

@@ -12,6 +12,7 @@ from clujax.adaptation.method import Plan
 from clujax.adaptation.plans import check_numbers
 from clujax.adaptation.request import compiled_step
 from clujax.adaptation.schedules import cosine
+from clujax.continual.head import as_open
 from clujax.continual.method import Method, Phase, Rules
 
 
@@ -49,6 +50,7 @@ def oracle(
             def prepare(learner, key):
                 init_key, batch_key = jax.random.split(key)
                 params, stats = init(init_key, jnp.zeros_like(scene.columns["x"][:1]))
+                stats = as_open(stats, learner.stats)
                 batch_at = scene.batches(rows, batch_size, batch_key) if num_steps else None
                 rate = lambda s: learning_rate * cosine(s / num_steps)
                 work = lambda s: [("train", {"rows": batch_at(s), "rate": rate(s)})]

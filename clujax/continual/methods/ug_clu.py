@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
-from clujax.continual.methods.parts import has_old_rows, old_rows_at
 
 from clujax.adaptation.losses import adaptive_ascent, descend, objective_loss
 from clujax.adaptation.method import Plan
@@ -14,6 +13,7 @@ from clujax.adaptation.request import compiled_step, forward
 from clujax.adaptation.schedules import linear
 from clujax.continual.memory import size
 from clujax.continual.method import Method, Phase, Rules
+from clujax.continual.methods.parts import has_old_rows, old_rows_at
 from clujax.continual.objectives import plain_learning
 from clujax.continual.saliency import fisher_of_rows, passes
 from clujax.geometry import check_mask, density, ratio_mask
