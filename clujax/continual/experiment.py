@@ -17,6 +17,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from clujax import configuration, training
 from clujax.continual import results
+from clujax.continual.base import base_network, first_state
 from clujax.continual.deployment import Deployment
 from clujax.continual.evaluation import evaluated, load_outputs, outputs_of, save_outputs
 from clujax.continual.ledger import REFUSED
