@@ -147,11 +147,11 @@ def serve_requests(
         raise errors.ConfigError(f"config.system is {system!r} in {config_path}; requests are served for 'continual'.")
     from rich.console import Console
 
-    from clujax.continual import serve, settings
+    from clujax.continual import base, serve
 
     stop = serve.Stop()
     lines = serve.lines_of(source, follow=follow, stop=stop)
-    with settings.deployment(config, pathlib.Path(workdir)) as deployment, stop.listening():
+    with base.deployment(config, pathlib.Path(workdir)) as deployment, stop.listening():
         tally = serve.serve(deployment, lines)
         entries, missing = deployment.entries, deployment.missing
     Console().print(_ledger_table(entries))

@@ -63,7 +63,8 @@ def after(unlearning: Unlearning, *, learn: Method | None = None, replay: str = 
         "learn": {"method": learn.name} | dict(learn.settings),
         "replay": replay,
     }
-    return Method(f"{learn.name}+{unlearning.name}", settings, build, replay=replay)
+    kept_by = "memory" if "memory" in (replay, learn.replay) else replay
+    return Method(f"{learn.name}+{unlearning.name}", settings, build, kept_by)
 
 
 def rows_to_keep(scene: Scene, learner: Learner, change: Change, replay: str, key: PRNGKeyArray) -> dict | None:

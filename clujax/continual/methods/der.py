@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from clujax.adaptation.losses import cross_entropy
 from clujax.continual.head import seen
@@ -76,20 +76,22 @@ def dark_loss(scene: Scene, alpha: float, beta: float = 0.0) -> Callable:
                 metrics[f"{part}_loss"] = jnp.mean(cross_entropy(logits[part], batch[part]["y"]))
                 total += weight * metrics[f"{part}_loss"]
         if "replay" in logits:
-            metrics["dark_loss"] = squared_distance(logits["replay"], batch["replay"]["logits"])
+            old = batch["replay"]
+            metrics["dark_loss"] = squared_distance(logits["replay"], old["logits"], old["width"])
             total += alpha * metrics["dark_loss"]
         return total, (stats, metrics)
 
     return loss
 
 
-def squared_distance(logits: Float[Array, "B C"], stored: Float[Array, "B C"]) -> Float[Array, ""]:
-    """Mean (h − h₀)² over the entries that are stored; NaN stands where the head had no such class yet.
+def squared_distance(
+    logits: Float[Array, "B C"], stored: Float[Array, "B C"], width: Int[Array, " B"]
+) -> Float[Array, ""]:
+    """Mean (h − h₀)² over the entries that are stored: a row's first `width`, less those of closed outputs.
 
     Example:
-      >>> float(squared_distance(jnp.array([[1.0, 5.0]]), jnp.array([[3.0, jnp.nan]])))
+      >>> float(squared_distance(jnp.array([[1.0, 5.0]]), jnp.array([[3.0, 0.0]]), jnp.array([1])))
       4.0
     """
-    there = jnp.isfinite(stored) & seen(stored)
-    apart = jnp.where(there, logits - jnp.where(there, stored, 0.0), 0.0)
-    return jnp.sum(jnp.square(apart)) / jnp.maximum(jnp.sum(there), 1)
+    there = (jnp.arange(stored.shape[1]) < width[:, None]) & seen(stored)
+    return jnp.sum(jnp.square(logits - stored), where=there) / jnp.maximum(jnp.sum(there), 1)

@@ -98,6 +98,7 @@ def test_name_and_settings_tell_of_both(asked):
     assert method.name == "der+plus_one"
     assert method.settings["unlearning"] == {"method": "plus_one", "by": 1}
     assert method.settings["learn"]["alpha"] == 0.2
+    assert methods.after(asked[0], learn=methods.der(), replay="remain").replay == "memory"  # which der needs
 
 
 @pytest.mark.parametrize(

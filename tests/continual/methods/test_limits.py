@@ -150,8 +150,8 @@ def test_clipping_bounds_the_step_of_an_ascent(after_one, of):
 
 
 def test_classes_that_the_head_lacked_have_no_stored_logit_and_no_gradient():
-    logits, stored = jnp.arange(6.0).reshape(2, 3), jnp.array([[1.0, 1.0, jnp.nan], [0.0, jnp.nan, jnp.nan]])
-    value, gradient = jax.value_and_grad(squared_distance)(logits, stored)
+    logits, stored = jnp.arange(6.0).reshape(2, 3), jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    value, gradient = jax.value_and_grad(squared_distance)(logits, stored, jnp.array([2, 1]))
     assert float(value) == pytest.approx((1 + 0 + 9) / 3)
     np.testing.assert_allclose(gradient, [[-2 / 3, 0, 0], [2, 0, 0]], rtol=1e-6)
 
