@@ -2,6 +2,7 @@
 
 import contextlib
 import fnmatch
+import itertools
 import os
 import pathlib
 import shutil
@@ -160,6 +161,8 @@ class Deployment:
             checkpoint could not be written.
         """
         asked, self.refusal = as_asked(request), ""
+        if self._due is not None:
+            self._append(self._due)
         entry, fields = self._find(asked)
         if entry is not None and entry not in self.missing:
             return entry
@@ -168,8 +171,6 @@ class Deployment:
                 f"{self.directory}: request {asked.name!r} cannot be carried out before those whose checkpoints were lost. "
                 f"Send these first, in this order: {_names(self.missing)}"
             )
-        if self._due is not None:
-            self._append(self._due)
         before = self._ledger.entries[-1 if entry is None else entry.number - 1]
         began, ticks = self._clock(), time.perf_counter()
         state, found, metrics = self._attempt(asked, before, fields, measure or self._measure)
@@ -320,13 +321,14 @@ class Deployment:
         folder = self.directory / REQUESTS / f"{step}-{identity}"
         self._clear_progress(but=folder.name)
         folder.mkdir(parents=True, exist_ok=True)
+        places = itertools.count()  # two phases of one name are two
         with contextlib.ExitStack() as stack:
 
             def options(phase: str) -> dict[str, Any]:
                 given = dict(self._options(phase))
                 if self._every is None:
                     return given
-                kept = stack.enter_context(Checkpoints(folder / phase))
+                kept = stack.enter_context(Checkpoints(folder / f"{next(places)}-{phase}"))
                 return {"checkpoints": kept, "checkpoint_every": self._every} | given
 
             key = jax.random.fold_in(self._key, step)

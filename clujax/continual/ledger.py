@@ -278,7 +278,8 @@ class Ledger:
 def verify(directory: str | os.PathLike) -> list[Finding]:
     """Check a deployment's ledger against itself, its config and its kept checkpoints; nothing is changed.
 
-    It recomputes the chain, the seals and the digests of the parameters in every kept checkpoint.
+    It recomputes the chain, the seals and the digests of the parameters in every kept checkpoint. While a process serves
+    the directory, it may also find what that is just about to write.
 
     Raises:
       ConfigError: no ledger is there.

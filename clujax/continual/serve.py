@@ -46,6 +46,7 @@ def serve(deployment: Deployment, lines: Iterable[tuple[int, str]], *, say: Call
       CheckpointError: as `Deployment.apply`; nothing after it could be right.
     """
     tally = Tally()
+    say(f"{deployment.directory}: serving; {len(deployment.entries) - 1} requests are in the ledger")
     for number, line in lines:
         if not line.strip():
             continue

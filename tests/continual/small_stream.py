@@ -50,9 +50,9 @@ def rules(scene, learning_rate=0.05):
 
         given = []
         if len(change.forget):
-            given.append(Phase("forget", plan(change.forget, "forget", away, 1)))
+            given.append(Phase("steps", plan(change.forget, "forget", away, 1)))
         if len(change.learn):
-            given.append(Phase("learn", plan(change.learn, "learn", step, STEPS)))
+            given.append(Phase("steps", plan(change.learn, "learn", step, STEPS)))
         return given
 
     return Rules(phases, start=lambda learner: {"count": jnp.zeros((), jnp.int32)}, end=counted)

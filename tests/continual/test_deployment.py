@@ -16,11 +16,12 @@ from continual.small_stream import STREAM, contents, of_class
 
 from clujax.continual import ledger
 from clujax.continual.asked import Asked
+from clujax.continual.deployment import Deployment
 from clujax.continual.ledger import APPLIED, REFUSED, START
 from clujax.continual.method import Rules
 from clujax.continual.request import FORGOTTEN, LEARNED, NEVER, Request
 from clujax.errors import CheckpointError, ConfigError, RequestError
-from clujax.training import tree_digest
+from clujax.training import make_mesh, tree_digest
 
 
 @pytest.fixture(scope="module")
@@ -418,7 +419,11 @@ def test_a_clock_that_goes_back_is_told_and_changes_no_content(parts, calm, tmp_
     assert not any(finding.fault for finding in findings)
 
 
-def test_an_entry_that_found_no_room_is_written_before_the_next(parts, copied, calm):
+FIVE = Request(learn=of_class(5), name="five")
+
+
+@pytest.mark.parametrize("next_", [FIVE, Request(forget=[3], name="three")])
+def test_an_entry_that_found_no_room_is_written_before_anything_else(parts, copied, calm, next_):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with small_stream.deploy(copied, **parts) as deployment:
         append = deployment._ledger.append
@@ -433,13 +438,35 @@ def test_an_entry_that_found_no_room_is_written_before_the_next(parts, copied, c
 
         deployment._ledger.append = no_room
         with pytest.raises(OSError, match=r"ledger\.jsonl"):
-            deployment.apply(Request(learn=of_class(5), name="five"))
+            deployment.apply(FIVE)
         deployment._ledger.append = append
         assert deployment.entries == calm[1]
-        deployment.apply(Request(forget=[3], name="three"))
-        assert [entry.id for entry in deployment.entries[-2:]] == ["five", "three"]
-        assert deployment.standing(Request(learn=of_class(5), name="five")) == "done"
+        deployment.apply(next_)
+        assert [entry.id for entry in deployment.entries[6:]] == ["back", "five", "three"][
+            : 2 + (next_.name == "three")
+        ]
     assert faults(copied) == []
+
+
+def test_a_deployment_over_several_devices_restarts_too(parts, tmp_path):
+    mesh = make_mesh()
+    scene = parts["scene"]._replace(mesh=mesh)
+    rules = small_stream.rules(scene)
+
+    def begin():
+        state = small_stream.state_of(scene, rules)
+        return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+    ended = []
+    for name, stops in (("calm", (3,)), ("stopped", (1, 3))):
+        for stop in stops:
+            with Deployment(tmp_path / name, scene, rules, begin, key=jax.random.key(7)) as deployment:
+                for request in STREAM[:stop]:
+                    deployment.apply(request)
+                assert len(jax.tree.leaves(deployment.learner.params)[0].devices()) == jax.device_count() > 1
+        ended.append(contents(deployment.entries))
+        assert faults(tmp_path / name) == []
+    assert ended[0] == ended[1]
 
 
 def test_a_method_that_changes_the_form_of_its_learner_is_told_at_once(parts, tmp_path):

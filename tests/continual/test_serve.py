@@ -217,12 +217,13 @@ def test_bad_lines_are_refused_one_by_one_and_the_rest_goes_on(parts, calm, tmp_
         assert tally == Tally(applied=5, passed=1, refused=2, malformed=3)
         again = serve.serve(deployment, enumerate(LINES, 1), say=said.append)
         assert again == Tally(passed=5, refused=1)
-    assert said[0] == "line 1: not a request: the line is not JSON: " + said[0].split("JSON: ")[1]
-    assert said[1].startswith("line 2: two: applied in ")
-    assert said[1].endswith("s (learn 20)")
-    assert said[4] == "line 6: again: refused: rows 0 are to be forgotten but are forgotten already."
-    assert said[5].startswith("line 7: refused: request 'two' is not the one of that id")
-    assert said[6] == "line 8: two: applied before, passed over"
+    assert said[0] == f"{tmp_path}: serving; 0 requests are in the ledger"
+    assert said[1].startswith("line 1: not a request: the line is not JSON: ")
+    assert said[2].startswith("line 2: two: applied in ")
+    assert said[2].endswith("s (learn 20)")
+    assert said[5] == "line 6: again: refused: rows 0 are to be forgotten but are forgotten already."
+    assert said[6].startswith("line 7: refused: request 'two' is not the one of that id")
+    assert said[7] == "line 8: two: applied before, passed over"
     assert said[-4] == (
         "line 3: again: refused before, passed over: some rows are to be forgotten but are forgotten already."
     )
