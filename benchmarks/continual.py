@@ -20,7 +20,7 @@ from clujax.continual.request import Change, Request, check_request, standing_af
 from clujax.data import resident
 from clujax.models import cnn, mlp
 from clujax.training import init_state, make_train_step
-from clujax.training.loop import _compilations
+from clujax.training.compiling import compilations
 
 REPAIR, BATCH, ROWS, CAPACITY = 5, 128, 8000, 500
 MODELS = {"mlp": (lambda: mlp(10), (28, 28, 1)), "cnn": (lambda: cnn(10), (28, 28, 1))}
@@ -115,7 +115,7 @@ def memory_rows() -> list:
     return [(f"memory of {CAPACITY}: {told}", beside, found[key], found["step"], "") for key, told in what.items()]
 
 
-def compilations() -> str:
+def compiled_by_requests() -> str:
     """Programs compiled by each request of a stream whose requests have other numbers of rows each time."""
     scene = make_scene("mlp")
     rules = ug_clu(steps=10, batch_size=BATCH).build(scene)
@@ -131,7 +131,7 @@ def compilations() -> str:
         Request((), np.arange(2200, 2222)),
         Request(np.arange(5000, 7777)),
     ]
-    with _compilations() as compiled:
+    with compilations() as compiled:
         for i, request in enumerate(requests):
             before, change = compiled(), check_request(request, status)
             learner = carry_out(scene, rules, learner, change, jax.random.key(i)).learner
@@ -146,7 +146,7 @@ def main() -> None:
     out = parser.parse_args().out
     cycles = [cycle_row("mlp", "memory"), cycle_row("mlp", "remain"), cycle_row("cnn", "memory")]
     text = table("UG-CLU beside plain training", cycles) + "\n" + table("Memory", memory_rows())
-    told = f"Programs compiled by the seven requests of a stream, in order: {compilations()}"
+    told = f"Programs compiled by the seven requests of a stream, in order: {compiled_by_requests()}"
     print(told)
     if out:
         out.write_text(f"{text}\n{told}\n")

@@ -17,6 +17,7 @@ from clujax.continual.memory import Memory
 from clujax.continual.request import Change
 from clujax.models import Classifier
 from clujax.training import batch_sharding
+from clujax.training.compiling import compile_seconds
 
 
 class Scene(NamedTuple):
@@ -124,7 +125,7 @@ class Method(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A request carried out: the learner after it, and one outcome per phase (without networks)."""
+    """A request carried out: the learner after it, one outcome per phase (without networks), seconds without compiling."""
 
     learner: Learner
     outcomes: Mapping[str, Outcome]
@@ -167,7 +168,15 @@ def carry_out(
     Raises:
       NonFiniteError: a phase diverged.
     """
-    began = time.perf_counter()
+    with compile_seconds() as compiling:
+        began = time.perf_counter()
+        learner, outcomes = _adapted(scene, rules, learner, change, key, options)
+        seconds = time.perf_counter() - began - compiling()
+    warnings = tuple(text for outcome in outcomes.values() for text in outcome.warnings)
+    return Done(learner, outcomes, seconds, warnings)
+
+
+def _adapted(scene, rules, learner, change, key, options):
     open_key, settle_key, run_key = jax.random.split(key, 3)
     total = len(scene.columns["y"])
     if len(change.forget):  # before any gradient: what is to be forgotten is never rehearsed
@@ -185,8 +194,7 @@ def carry_out(
         outcomes[phase.name] = outcome._replace(params=None, stats=None)
     learner = settle(scene, rules, learner, change, settle_key)
     jax.block_until_ready(learner.params)
-    warnings = tuple(text for outcome in outcomes.values() for text in outcome.warnings)
-    return Done(learner, outcomes, time.perf_counter() - began, warnings)
+    return learner, outcomes
 
 
 def settle(scene: Scene, rules: Rules, learner: Learner, change: Change, key: PRNGKeyArray) -> Learner:

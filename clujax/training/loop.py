@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clujax.errors import ConfigError
 from clujax.training.checkpoint import Checkpoints, abstract
+from clujax.training.compiling import compilations
 from clujax.training.metrics import Writer
 
 # Steps that may be queued ahead of the device; each holds its batch in memory.
@@ -132,7 +133,7 @@ def fit(
                         writer.write(record)
 
     try:
-        with _bar(progress, description, start, num_steps) as advance, _compilations() as compiled:
+        with _bar(progress, description, start, num_steps) as advance, compilations() as compiled:
             step = start
             while step < num_steps:
                 size = min(block, num_steps - step)
@@ -233,22 +234,6 @@ def _check(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and (value != math.floor(value) or value < least.get(name, 1)):
             raise ConfigError(f"{name} must be a whole number of at least {least.get(name, 1)}, got {value!r}")
-
-
-@contextlib.contextmanager
-def _compilations() -> Iterator[Callable[[], int]]:
-    """Count XLA compilations (cache hits too) in this process while the context is open."""
-    count = 0
-
-    def listen(event: str, duration: float, **kwargs: Any) -> None:
-        nonlocal count
-        count += event == "/jax/core/compile/backend_compile_duration"
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield lambda: count
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from clujax.continual import memory as memories
 from clujax.continual.method import Scene, begin, carry_out
 from clujax.continual.request import NEVER, Change, Request, check_request, standing_after
 from clujax.models import cnn
-from clujax.training.loop import _compilations
+from clujax.training.compiling import compilations as counting
 
 CLASSES, ROWS = 6, 360
 
@@ -102,7 +102,7 @@ def numbers_in(columns):
 @pytest.fixture(scope="session")
 def compilations():
     """`with compilations() as count`: programs compiled so far are `count()`."""
-    return _compilations
+    return counting
 
 
 @pytest.fixture(scope="session")

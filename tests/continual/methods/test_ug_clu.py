@@ -91,7 +91,9 @@ def test_which_steps_an_iteration_has(scene, learned, change_of, of, plans, plac
     ]  # fmt: skip
     assert words(forget=of(0)[:9]) == [["forget", "remain"], ["remain"], ["remain"], ["forget", "remain"]]
     assert words(learn=of(2))[0] == ["learn", "remain"]
-    assert words(learn=of(2), forget=of(0, 1))[:2] == [["forget", "remain"], ["remain"]], "nothing remains: plain training"
+    assert words(learn=of(2), forget=of(0, 1))[:2] == [["forget", "remain"], ["remain"]], (
+        "nothing remains: plain training"
+    )
 
 
 @pytest.mark.parametrize("replay", ["memory", "remain"])
@@ -137,7 +139,10 @@ def test_learning_and_forgetting_move_as_they_should(scene, of, run):
     requests = [Request(of(0, 1, 2)), Request(of(3, 4), of(0))]
     _, learners = run(scene, methods.ug_clu(replay="remain", **settings), requests)
     right = lambda learner, rows: float(
-        np.mean(scene.classifier.apply(learner.params, {}, scene.columns["x"][rows])[0].argmax(-1) == scene.columns["y"][rows])
+        np.mean(
+            scene.classifier.apply(learner.params, {}, scene.columns["x"][rows])[0].argmax(-1)
+            == scene.columns["y"][rows]
+        )
     )
     assert right(learners[1], of(0)) > 0.9
     assert right(learners[2], of(0)) < 0.2
