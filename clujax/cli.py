@@ -265,15 +265,16 @@ def _ledger_table(entries: Sequence) -> Any:
     from rich.table import Table
 
     aware = any(entry.task is not None for entry in entries)
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    numbers = ("#", "learn", "forget", "task", "seconds")
     for name in ("#", "id", "status", "learn", "forget", *(["task"] if aware else []), "network", "began", "seconds"):
-        table.add_column(name, justify="right" if name in ("#", "learn", "forget", "task", "seconds") else "left")
+        table.add_column(name, justify="right" if name in numbers else "left", no_wrap=name != "id")
     table.add_column("measured, or why refused")
     for entry in entries:
         measured = ", ".join(f"{name} {value:.4g}" for name, value in entry.metrics.items())
         counts = [f"{count:,}" if count else "" for count in (entry.learn_count, entry.forget_count)]
         task = ["" if entry.task is None else str(entry.task)] if aware else []
-        began = entry.times["began"][:19].replace("T", " ")
+        began = entry.times["began"][:16].replace("T", " ")
         seconds = f"{entry.times['seconds']:.1f}"
         name, status, last = (escape(text) for text in (entry.id, entry.status, measured or entry.reason))
         table.add_row(str(entry.number), name, status, *counts, *task, entry.params_after[:8], began, seconds, last)

@@ -96,6 +96,8 @@ def where(directory: pathlib.Path, served: bool) -> str:
     """Where a kill struck, from what it left; the first that applies."""
     if not (directory / ledger.LEDGER).exists():
         return "before there was a ledger"
+    if not served:  # what lies there may be from the kill before
+        return "starting"
     entries, torn, _ = ledger.read(directory / ledger.LEDGER)
     steps = committed(directory / ledger.CHECKPOINTS)
     made = len(ledger.changes(entries)) - 1
@@ -106,8 +108,6 @@ def where(directory: pathlib.Path, served: bool) -> str:
         return "writing a request's checkpoint"
     if steps and steps[-1] > made:
         return "between checkpoint and ledger"
-    if not served:
-        return "starting"
     if any((directory / "requests").glob("*/*/*.orbax-checkpoint-tmp*")):
         return "writing a checkpoint inside a request"
     if any(int(folder.name.partition("-")[0]) > made for folder in folders):
