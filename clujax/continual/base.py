@@ -16,7 +16,7 @@ from clujax.adaptation.settings import lookup
 from clujax.continual.deployment import Deployment, State
 from clujax.continual.evaluation import evaluated, outputs_of
 from clujax.continual.memory import empty
-from clujax.continual.method import Rules, Scene, begin, opened, predictor, settle
+from clujax.continual.method import Rules, Scene, begin, opened, predictor, replicated, settle
 from clujax.continual.metrics import groups
 from clujax.continual.request import LEARNED, Change, standing_after
 from clujax.continual.settings import build_method, stage_for
@@ -47,7 +47,8 @@ def first_state(
     task: int | None = None,
 ) -> State:
     """A method's state once the base network has learned the rows; its memory is offered them."""
-    memory = empty(config.memory.capacity, scene.columns, scene.num_classes, keep_logits=rules.keep_logits)
+    options = {"keep_logits": rules.keep_logits, "sharding": replicated(scene.mesh)}
+    memory = empty(config.memory.capacity, scene.columns, scene.num_classes, **options)
     none, nothing = np.zeros(0, np.int64), np.zeros(len(scene.columns["y"]), np.int8)
     change = Change(rows, none, none, task)
     learner = begin(scene, rules, *jax.tree.map(jnp.asarray, base), memory)

@@ -305,7 +305,7 @@ class Deployment:
             request = resolve(asked, self._labels, self.status)
             fields |= _digests(request.learn, request.forget)
             change = check_request(request, self.status, tasks=self.tasks, task_aware=self._state.tasks is not None)
-            state = self._carry_out(change, ledger.digest_of([before.content, asked.name, fields])[:16])
+            state, adapting = self._carry_out(change, ledger.digest_of([before.content, asked.name, fields])[:16])
         except (RequestError, NonFiniteError) as error:
             self.refusal = str(error)
             diverged = "its training diverged: a loss or a parameter was not finite."
@@ -313,10 +313,11 @@ class Deployment:
             reason = ledger.without_rows(str(error)) if isinstance(error, RequestError) else diverged
             return None, fields | refused | {"reason": reason}, {}
         applied = {"status": APPLIED, "reason": "", "params_after": tree_digest(state.learner.params)}
+        applied |= {"adapt_seconds": adapting}
         return state, fields | applied, measure(state.learner, change)
 
-    def _carry_out(self, change: Change, identity: str) -> State:
-        """The state after a change, with its progress kept in a folder that no other change takes up."""
+    def _carry_out(self, change: Change, identity: str) -> tuple[State, float]:
+        """The state after a change and the seconds it took; its progress lies in a folder that no other change takes up."""
         step = self._step + 1
         folder = self.directory / REQUESTS / f"{step}-{identity}"
         self._clear_progress(but=folder.name)
@@ -346,7 +347,7 @@ class Deployment:
                 f"the method changed the form of its learner from {ours.learner} to {theirs.learner}: what lives from "
                 "request to request must keep its shapes and dtypes, or it could not be restored."
             )
-        return state
+        return state, done.seconds
 
     def _check_same(self, entry: Entry, new: Entry) -> None:
         """Refuse a request carried out once more that ended elsewhere."""

@@ -177,7 +177,7 @@ def carry_stream(run: Run, stream: Stream, arm: Arm) -> results.Cell:
                     )
                     run.progress.advance(run.progress.task_ids[0], len(stream.requests) - i)
                     break
-                rows.append(dict(entry.metrics) | {"seconds": entry.times["seconds"]})
+                rows.append(dict(entry.metrics) | {"seconds": entry.times["adapt_seconds"]})
             status = standing_after(status, change)
             run.progress.advance(task)
             run.progress.advance(run.progress.task_ids[0])

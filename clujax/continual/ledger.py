@@ -41,8 +41,8 @@ class Entry(NamedTuple):
       metrics: what was measured before the commit.
       previous: `content` of the entry before, "" for the first.
       content: digest of all of the above.
-      times: `began` and `ended` (UTC), which never descend along a ledger, `seconds` of work, and `clock_behind_seconds`,
-        how far the clock was behind the entry before.
+      times: `began` and `ended` (UTC), which never descend along a ledger, `seconds` of work, `adapt_seconds` of them
+        without compiling and measuring, and `clock_behind_seconds`, how far the clock was behind the entry before.
       seal: digest of everything, and of the seal before.
     """
 
@@ -74,7 +74,9 @@ _KINDS: dict[str, type | tuple[type, ...]] = dict.fromkeys(Entry._fields, str) |
     "metrics": dict,
     "times": dict,
 }
-_TIMES = {"began": str, "ended": str, "seconds": (int, float), "clock_behind_seconds": (int, float)}
+_TIMES = {"began": str, "ended": str} | dict.fromkeys(
+    ("seconds", "adapt_seconds", "clock_behind_seconds"), (int, float)
+)
 
 
 class Finding(NamedTuple):
@@ -120,6 +122,7 @@ def following(
     began: float,
     ended: float,
     seconds: float,
+    adapt_seconds: float = 0.0,
     metrics: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Entry:
@@ -129,6 +132,7 @@ def following(
       last: the entry before, None for the first.
       began, ended: seconds since 1970 by the clock; a clock behind `last` is recorded, and the times of `last` are kept.
       seconds: of work, by a clock that cannot be set.
+      adapt_seconds: of these, what adapting the network took, without compiling.
       metrics: numbers that follow from the requests alone.
       **fields: the rest of `Entry` but `number`, `previous`, `content` and `seal`.
     """
@@ -141,6 +145,7 @@ def following(
         "began": max(_utc(began), earliest),
         "ended": max(_utc(ended), _utc(began), earliest),
         "seconds": round(seconds, 3),
+        "adapt_seconds": round(adapt_seconds, 3),
         "clock_behind_seconds": round(max(behind, began - ended, 0.0), 3),
     }
     entry = Entry(**fields, content="", times=times, seal="")

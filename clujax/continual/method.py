@@ -57,6 +57,11 @@ class Scene(NamedTuple):
         return rows_at(self.columns, numbers, batch_size, key, sharding=sharding)
 
 
+def replicated(mesh: Any) -> jax.sharding.NamedSharding | None:
+    """Whole on every device of a mesh; None without one."""
+    return None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
 class Learner(NamedTuple):
     """Everything that lives from one request to the next; a tree of arrays, kept in checkpoints.
 

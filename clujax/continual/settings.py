@@ -13,7 +13,8 @@ from clujax import data, training
 from clujax.adaptation.settings import AUGMENTS, OBJECTIVES, SCHEDULES, build_classifier, lookup, select_rows
 from clujax.continual import memory as memories
 from clujax.continual import methods, objectives
-from clujax.continual.method import Method, Scene
+from clujax.continual.head import growing
+from clujax.continual.method import Method, Scene, replicated
 from clujax.continual.request import Change, Request, check_request, standing_after
 from clujax.continual.scenarios import make_stream
 from clujax.errors import ConfigError
@@ -45,10 +46,10 @@ def stage_for(config: ConfigDict) -> Stage:
     dataset = data.load(config.data.name, path=config.data.path, fallback=config.data.fallback)
     train, test, _ = select_rows(dataset, config.data)
     mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
-    whole = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    columns = {name: jax.device_put(jnp.asarray(train[name]), whole) for name in ("x", "y")}
+    columns = {name: jax.device_put(jnp.asarray(train[name]), replicated(mesh)) for name in ("x", "y")}
+    classifier = build_classifier(config, train, len(dataset.classes))
     scene = Scene(
-        build_classifier(config, train, len(dataset.classes)),
+        growing(classifier, len(dataset.classes)) if config.get("grow_head") else classifier,
         columns,
         len(dataset.classes),
         augment=AUGMENTS[config.data.augment],

@@ -138,7 +138,7 @@ def plain(entry):
         (lambda fields: fields | {"note": "seen"}, "unknown fields: note"),
         (lambda fields: {name: fields[name] for name in fields if name != "seal"}, "missing fields: seal"),
         (lambda fields: fields | {"number": True}, "number is True"),
-        (lambda fields: fields | {"times": {}}, "missing fields: began"),
+        (lambda fields: fields | {"times": {}}, "missing fields: adapt_seconds, began"),
         (lambda fields: fields | {"metrics": {"RA": "high"}}, "RA is 'high'"),
         (lambda fields: [fields], "a JSON list"),
     ],
