@@ -61,12 +61,10 @@ def in_ledger(number, part):
 
 
 MOMENTS = {
-    "the network to start from is saved and not yet recorded": lambda: in_ledger(0, 0),
     "training": lambda: in_training(4),
     "checkpointing inside a request": lambda: in_checkpoint("requests", 4),
     "checkpointing what a request made": lambda: in_checkpoint("checkpoints", 1),
     "committed and not yet recorded": lambda: in_ledger(2, 0),
-    "writing the line of a refused request": lambda: in_ledger(3, 0.5),
     "writing the line of an applied request": lambda: in_ledger(4, 0.5),
     "the line is written": lambda: in_ledger(5, 1),
     "never": lambda: None,

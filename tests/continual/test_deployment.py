@@ -206,6 +206,20 @@ def test_a_line_that_was_not_written_is_taken_from_the_checkpoint(parts, copied,
     assert faults(copied) == []
 
 
+@pytest.mark.parametrize(("count", "left"), [(0, 0), (0, 100), (3, 0), (3, 100)])
+def test_the_line_of_the_start_or_of_a_refused_request_may_be_torn_too(parts, calm, tmp_path, count, left):
+    book = tmp_path / "ledger.jsonl"
+    for requests in (STREAM[:count], STREAM):
+        with small_stream.deploy(tmp_path, **parts) as deployment:
+            for request in requests:
+                deployment.apply(request)
+        if requests is not STREAM:
+            *whole, last = book.read_text().splitlines(keepends=True)
+            book.write_text("".join(whole) + last[:left])
+    assert contents(deployment.entries) == contents(calm[1])
+    assert faults(tmp_path) == []
+
+
 def lose(folder):
     shutil.rmtree(folder)
 

@@ -43,7 +43,7 @@ def test_kills_at_exact_moments_leave_no_trace(process, tmp_path):
     for moment in killed_deployment.MOMENTS:
         assert process(killed, moment) == (0 if moment == "never" else -signal.SIGKILL), moment
         struck += moment != "never"
-    assert struck == 8
+    assert struck == 6
     arrays, entries = left_in(killed)
     assert (arrays, entries) == left_in(calm)
     assert [entry["id"] for entry in entries][-1] == "back"
