@@ -115,7 +115,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
                 requests[config.seeds[0]][name],
                 [kept_classes(changes[seed][name], labels) for seed in config.seeds],
                 cells,
-                labels=config.labels,
+                labels=dict(config.get("labels", {})),
                 focus=config.focus,
                 sizes=sizes(changes[config.seeds[0]][name], stage.test),
             )

@@ -99,6 +99,8 @@ class Rules(NamedTuple):
     Attributes:
       phases: `phases(learner, change) -> [Phase, ...]`; none for a request that asks nothing of this method.
       start: `start(learner) -> extra` before the first request.
+      adopt: `adopt(learner, change, key) -> learner`, where a network that has learned its first rows by the original recipe
+        belongs elsewhere than in the learner's place.
       end: `end(learner, change, key) -> learner` after the phases and before rows go into memory.
       keep_logits: whether memory keeps the network's logits beside each row (dark experience replay).
       offered: `offered(learner, change) -> rows`, which of the rows just learned memory may take; all of them by default.
@@ -107,6 +109,7 @@ class Rules(NamedTuple):
 
     phases: Callable[[Learner, Change], Sequence[Phase]]
     start: Callable[[Learner], PyTree] = lambda learner: {}
+    adopt: Callable[[Learner, Change, PRNGKeyArray], Learner] = lambda learner, change, key: learner
     end: Callable[[Learner, Change, PRNGKeyArray], Learner] = lambda learner, change, key: learner
     keep_logits: bool = False
     offered: Callable[[Learner, Change], Int[np.ndarray, " n"]] = lambda learner, change: change.learn

@@ -1,36 +1,44 @@
-"""Balanced masks of a request: which weights matter more to the rows that change than to those that stay."""
+"""Fisher diagonals of a request, from which its balanced masks are made, by one program for a stream."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from clujax.adaptation.losses import cross_entropy
 from clujax.continual.method import Learner, Scene
-from clujax.geometry import diagonal_estimator
+from clujax.geometry import batch_diagonal
 
 
-def fisher_of_rows(scene: Scene, kind: str = "batch") -> Callable[[Learner, Iterable[Mapping[str, Any]]], PyTree]:
-    """`estimate(learner, batches)`: the Fisher diagonal in eval mode, compiled once for all requests of a stream.
+def fisher_of_batches(scene: Scene, kind: str = "batch") -> Callable[[Learner, Iterable[Mapping[str, Any]]], PyTree]:
+    """`estimate(learner, batches)`: the mean over batches of their Fisher diagonals, in eval mode.
 
-    Cost: one gradient per row for `kind="example"`, one per batch for "batch".
+    Cost: one gradient per batch for `kind="batch"` (squares of batch means), one per row for "example".
     """
+    microbatch = 1 if jax.default_backend() == "cpu" and kind != "batch" else None
 
     # The network's other state is an argument of the program, not a constant of it: it differs at each request.
-    def losses(network, batch):
-        logits, _ = scene.classifier.apply(network["params"], network["stats"], batch["x"], train=False)
-        return cross_entropy(logits, batch["y"])
+    @partial(jax.jit, donate_argnums=0)
+    def add(total, params, stats, batch):
+        def losses(params, rows):
+            return cross_entropy(scene.classifier.apply(params, stats, rows["x"], train=False)[0], rows["y"])
 
-    microbatch = 1 if jax.default_backend() == "cpu" and kind != "batch" else None
-    estimate = diagonal_estimator(losses, kind=kind, microbatch=microbatch)
+        found = batch_diagonal(losses, params, batch, kind=kind, microbatch=microbatch)
+        return jax.tree.map(jnp.add, total, found)
 
-    def of(learner, batches):
-        rows = ({"x": batch["x"], "y": batch["y"]} for batch in batches)
-        return estimate({"params": learner.params, "stats": learner.stats}, rows)["params"]
+    def estimate(learner, batches):
+        wide = lambda leaf: jnp.zeros_like(leaf, dtype=jnp.promote_types(leaf.dtype, jnp.float32))
+        total, count = jax.tree.map(wide, learner.params), 0
+        for batch in batches:
+            total = add(total, learner.params, learner.stats, {"x": batch["x"], "y": batch["y"]})
+            count += 1
+        return jax.tree.map(lambda leaf: leaf / count, total)
 
-    return of
+    return estimate
 
 
 def passes(batch_at: Callable[[int], Any], count: int, batch_size: int, most: int | None = None) -> Iterable:

@@ -103,6 +103,11 @@ def methods_for(config: ConfigDict, stream: ConfigDict) -> dict[str, Method]:
             raise
         except (TypeError, ValueError) as error:
             raise ConfigError(f"methods.{name}: {error}") from error
+        if found[name].replay == "memory" and config.memory.capacity < 1:
+            raise ConfigError(
+                f"methods.{name} keeps old rows by memory, whose capacity is {config.memory.capacity}: raise"
+                " memory.capacity, or set the method's replay to 'remain'."
+            )
     if "oracle" not in found:
         raise ConfigError("compare lacks 'oracle': every number is read against retraining. Add it.")
     if config.focus not in found:

@@ -107,6 +107,15 @@ def clpu(
 
             return [Phase("side", prepare, keep)]
 
+        def adopt(learner, change, key):
+            """A base network of a revocable task is a side network; the main one is fresh."""
+            if not may_go(change):
+                return learner
+            place = _place(learner.extra, change, True)
+            sides = put(learner.extra, place, learner.params, learner.stats, change.task, taught(change))
+            params, stats = init(key, jnp.zeros_like(scene.columns["x"][:1]))
+            return learner._replace(params=params, stats=as_open(stats, learner.stats), extra=sides)
+
         def end(learner, change, key):
             sides = learner.extra
             if not len(change.learn):
@@ -122,6 +131,7 @@ def clpu(
         return Rules(
             phases,
             start=lambda learner: no_sides(learner, slots, scene.num_classes),
+            adopt=adopt,
             end=end,
             keep_logits=True,
             offered=lambda learner, change: change.learn[:0] if may_go(change) else change.learn,

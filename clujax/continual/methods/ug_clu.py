@@ -15,7 +15,7 @@ from clujax.continual.memory import size
 from clujax.continual.method import Method, Phase, Rules
 from clujax.continual.methods.parts import has_old_rows, old_rows_at
 from clujax.continual.objectives import plain_learning
-from clujax.continual.saliency import fisher_of_rows, passes
+from clujax.continual.saliency import fisher_of_batches, passes
 from clujax.geometry import check_mask, density, ratio_mask
 from clujax.training import make_train_step
 from clujax.transforms import FORGET, LEARN, REMAIN, with_masks
@@ -107,7 +107,7 @@ def ug_clu(
             "remain": partial(compiled_step(bare, descend(bare), tx), phase=REMAIN),
             "fast": partial(both_steps(bare, forget_loss, learn_loss, tx), phase=FORGET),
         }
-        estimate = fisher_of_rows(scene, fisher)
+        estimate = fisher_of_batches(scene, fisher)
 
         def phases(learner, change):
             has_old_rows(learner, change, replay)  # or refuse, before any work
