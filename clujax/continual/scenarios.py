@@ -9,7 +9,7 @@ from jaxtyping import Int
 from clujax.continual.request import FORGOTTEN, LEARNED, NEVER, Request
 from clujax.errors import ConfigError
 
-_WORD = re.compile(r"L(?P<learn>\d+)|U(?P<task>\d+)|U\{(?P<classes>[\d,\s]+)\}|U(?P<share>[\d.]+)%")
+_WORD = re.compile(r"L(?P<learn>\d+)|U(?P<task>\d+)|U(?:(?P<share>[\d.]+)%)?(?:\{(?P<classes>[\d,\s]+)\})?")
 
 
 def make_stream(
@@ -24,7 +24,8 @@ def make_stream(
 
     Args:
       words: one request each, parts joined by "+". `L3` learns the classes of task 3 (the first is 1), `U2` forgets what is
-        left of task 2, `U{0,2}` forgets those classes, `U10%` that share of all rows learned so far, drawn at random.
+        left of task 2, `U{0,2}` forgets those classes, `U10%` that share of all rows learned so far, drawn at random,
+        `U10%{0,2}` that share of the learned rows of those classes.
       labels: of all training rows.
       tasks: classes of each task.
       seed: of the random shares.
@@ -47,8 +48,10 @@ def make_stream(
         learn, forget, named = [], [], set()
         for part in word.split("+"):
             match = _WORD.fullmatch(part.strip())
-            if match is None:
-                raise ConfigError(f"request {word!r}: {part!r} is none of L<task>, U<task>, U{{classes}}, U<share>%.")
+            if match is None or part.strip() == "U":
+                raise ConfigError(
+                    f"request {word!r}: {part!r} is none of L<task>, U<task>, U{{classes}}, U<share>%, U<share>%{{classes}}."
+                )
             number = match["learn"] or match["task"]
             if number is not None and not 1 <= int(number) <= len(tasks):
                 raise ConfigError(f"request {word!r}: there is no task {number}; tasks are 1 … {len(tasks)}.")
@@ -70,7 +73,10 @@ def make_stream(
 def _forgotten(match, labels, tasks, learned, rng):
     if match["task"]:
         return np.flatnonzero(learned & np.isin(labels, tasks[int(match["task"]) - 1]))
+    among = learned
     if match["classes"]:
-        return np.flatnonzero(learned & np.isin(labels, [int(c) for c in match["classes"].split(",")]))
-    rows = np.flatnonzero(learned)
+        among = learned & np.isin(labels, [int(kind) for kind in match["classes"].split(",")])
+    rows = np.flatnonzero(among)
+    if match["share"] is None:
+        return rows
     return rng.choice(rows, round(len(rows) * float(match["share"]) / 100), replace=False)

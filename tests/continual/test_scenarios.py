@@ -38,10 +38,20 @@ def test_a_share_is_of_the_rows_learned_so_far_and_follows_the_seed():
     assert not np.array_equal(one, other)
 
 
+def test_a_share_of_classes_is_of_their_learned_rows_whenever_it_is_asked():
+    orders = (("L1", "L2", "U50%{0,2}"), ("L1", "L2+U50%{0,2}"), ("L1", "L2", "L3", "U50%{0,2}"))
+    late, joint, later = (make_stream(words, LABELS, TASKS)[-1].forget.tolist() for words in orders)
+    assert late == later
+    assert len(late) == 12
+    assert np.isin(LABELS[late], (0, 2)).all()
+    assert np.isin(LABELS[joint], 0).all(), "what a request learns it does not forget"
+
+
 @pytest.mark.parametrize(
     ("words", "aware", "message"),
     [
         (("X1",), False, "'X1' is none of"),
+        (("L1", "U"), False, "'U' is none of"),
         (("L6",), False, "there is no task 6"),
         (("L0",), False, "there is no task 0"),
         (("L1", "L2+U1"), True, "learns or forgets one task"),
