@@ -13,7 +13,7 @@
      "requests": [
        {"name": "random", "label"?: "10 % random rows", "scenario": "random", "split_hash": "a1b2...",
         "num_forget": 400, "num_remain": 3600, "num_test": 1000,
-        "reference": "retrain",             key of the method that gaps are measured to
+        "reference": "retrain",             key of the method that gaps are measured to; "oracle" for a stream
         "focus"?: "sfron",                  key of the method the report is about (sfron, else the first)
         "metrics": [{"key": "FA", "label": "Forget accuracy", "unit": "%",
                      "direction": "closer to retrain" | "lower" | "higher",
@@ -34,7 +34,13 @@
         "noise_models"?: 20,                           retrained networks behind the floor
         "noise_ellipse"?: {"x": "TA", "y": "MIA",      the plane of the trade-off figure (these two without this key)
                            "centre": [x, y], "axes": [[dx, dy], [dx, dy]],     half axes of two standard deviations
-                           "points": [[x, y], ...]}}]}                         the retrained networks
+                           "points": [[x, y], ...]},                           the retrained networks
+        "stream"?: [{"word": "L3+U10%", "learn": 1000, "forget": 120}, ...]}]}  rows of each request, in order
+
+With "stream", a record tells of a stream of requests that learn and forget, not of one request to forget: its values are
+means over the requests after the first, its reference is retrained after every request, `num_learn` and `num_forget` count
+the rows of all requests, and "Relapse" (accuracy on rows forgotten earlier), "KL_forget", "KL_kept" and "seconds" are told of
+in words. A word joins by "+" what one request asks: L3 learns task 3, U2 forgets task 2, U{0,2} classes, U10% a share.
 
 The metric "AvgD" (mean distance over metrics) orders methods in figures and on the leaderboard; "MIA", the share of
 forgotten rows that an attack takes for training data, is told of in words.
@@ -68,6 +74,11 @@ M models, C classes, accuracies in %. A `*_models` array holds method keys of re
     trajectory_effective_sample_size  [S]
     mask_leaf                   [L] str     parameter paths
     mask_density                [L]         share of the leaf that the mask lets move, in [0, 1]
+    stream_models               [M] str     every method of a stream, the reference among them
+    stream_requests             [Q] str     words of its requests
+    stream_<metric>             [M, Q]      mean over seeds after each request; nan where it has no such number
+    stream_<metric>_std         [M, Q]      standard deviation over seeds; 0 for one seed
+    stream_class/<c>            [M, Q]      test accuracy of class number c in %; likewise _std
 """
 
 from clujax.reports.board_page import leaderboard
@@ -81,6 +92,10 @@ from clujax.reports.figures import (
     mask_density,
     membership_evidence,
     score_distributions,
+    stream_classes,
+    stream_distance,
+    stream_groups,
+    stream_time,
     tradeoff,
     trajectory,
 )
@@ -104,6 +119,10 @@ __all__ = [
     "page",
     "read",
     "score_distributions",
+    "stream_classes",
+    "stream_distance",
+    "stream_groups",
+    "stream_time",
     "tables",
     "tradeoff",
     "trajectory",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clujax.reports.results import distance, focus, method
+from clujax.reports.results import distance, focus, method, retrained
 
 __all__ = [
     "average",
@@ -55,8 +55,7 @@ def compared(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def rivals(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The methods that unlearn: neither the given model nor a retrained one."""
-    apart = ("original", request["reference"])
-    return [each for each in request["methods"] if each["key"] not in apart and "retrain" not in each["key"]]
+    return [each for each in request["methods"] if each["key"] != "original" and not retrained(request, each)]
 
 
 def average(request: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clujax.reports import results
+from clujax.reports import results, wording
+from clujax.reports.captions import caption
 from clujax.reports.figures import DPI, WIDTH
 from clujax.reports.results import Run
 from clujax.reports.style import CSS
@@ -14,31 +15,6 @@ from clujax.reports.tables import Cell, Grid, grid, legend, starred
 from clujax.reports.verdict import verdict
 
 __all__ = ["document", "escape", "page", "table", "verdict"]
-
-_CAPTIONS = {
-    "gaps": "How far each method ends from a model retrained without the data. The grey band is as far as two "
-    "retrained models are from each other: inside it, a gap cannot be told from chance. The axis is linear near zero "
-    "and logarithmic beyond.",
-    "heatmap": "How far each method ends from a model retrained without the data, metric by metric; the nearest method "
-    "on top. White cells are no larger than the noise floor; each darker shade is twice as far.",
-    "tradeoff": "What a method keeps (to the right: it works better) against what an attack says of the forgotten rows. "
-    "The aim is the green ellipse, where retrained networks lie by chance: above it rows are remembered, below it they "
-    "stand out as forgotten. Methods far away stand at the border with their values.",
-    "cost": "Seconds of preparing and running each method, and of compiling it once. Unlearning is worth its trouble "
-    "left of the dashed line.",
-    "scores": "The score of the forgotten rows, for every method. A strip that lies in the green band looks retrained; "
-    "to its left the network is still too sure of the rows, to its right more unsure than if it had never seen them.",
-    "class_accuracy": "Accuracy by class. A request was carried out well where the unlearned model lies on the "
-    "retrained one; elsewhere it forgot too little, or too much.",
-    "membership": "The score that a membership attack reads. Rows that a model was trained on differ from rows it "
-    "never saw; after unlearning, the forgotten rows should lie where they lie for the retrained model.",
-    "beliefs": "Forgotten images and the probability that each model gives to every class: the true class in colour, "
-    "above it the best guess (red when wrong). Forgetting a few rows does not mean failing on them: a retrained "
-    "model, too, may know a picture that it never saw.",
-    "trajectory": "The run step by step: the loss on forgotten and remaining rows, the size of the parts of the "
-    "gradient, the angle between them, and how many rows carry the adaptive weights.",
-    "mask": "The share of each layer's weights that the saliency mask lets move.",
-}
 
 
 def page(run: Run, pictures: Sequence[Mapping[str, bytes]]) -> str:
@@ -74,29 +50,40 @@ def document(title: str, body: str) -> str:
 
 
 def _request(run: Run, request: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    sizes = ", ".join(
-        f"{request[f'num_{part}']:,} {word}"
-        for part, word in (("forget", "rows to forget"), ("remain", "remaining"), ("test", "test rows"))
-        if request.get(f"num_{part}") is not None
-    )
+    parts = {"forget": "rows to forget", "remain": "remaining", "test": "test rows"}
+    sizes = ", ".join(wording.sizes(request, parts))
     split = f" Split {escape(request['split_hash'][:12])}." if request.get("split_hash") else ""
     head, whole = (grid([(run, request)], full=full) for full in (False, True))
     every = f"<details><summary>All {len(whole.columns)} columns</summary>{table(whole)}</details>"
     return (
-        f'<section><h2>{escape(results.title(request))}</h2><p class="soft">{escape(sizes)}.{split}</p>'
+        f'<section><h2>{escape(results.title(request))}</h2><p class="soft">{escape(sizes)}.{split}</p>{_stream(request)}'
         f'{table(head)}<p class="soft">{escape(legend(head))}</p>{every * (head.columns != whole.columns)}'
-        f"{_warnings(head)}{_remarks(head)}{_explained(request)}{_figures(pictures)}{_settings(request)}</section>"
+        f"{_warnings(head)}{_remarks(head)}{_explained(request)}{_figures(request, pictures)}{_settings(request)}</section>"
     )
 
 
-def _figures(pictures: Mapping[str, bytes]) -> str:
-    figures = "".join(
-        f'<figure{_wide(png)[0]}><div><img{_wide(png)[1]} alt="{escape(_CAPTIONS[name])}" '
-        f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>'
-        f"<figcaption>{escape(_CAPTIONS[name])}</figcaption></figure>"
-        for name, png in pictures.items()
+def _stream(request: Mapping[str, Any]) -> str:
+    """The requests of a stream, one a line, and how their words are read."""
+    if not wording.is_stream(request):
+        return ""
+    rows = "".join(
+        f"<li><b>{escape(each['word'])}</b>: {escape(wording.asked(each))}</li>" for each in request["stream"]
     )
-    return f'<h3>The evidence</h3><div class="figures">{figures}</div>' if figures else ""
+    return f"<details><summary>The requests</summary><ol>{rows}</ol><p>{escape(wording.GRAMMAR)}</p></details>"
+
+
+def _figures(request: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    heads: dict[str, str] = {}
+    for name, png in pictures.items():
+        stream = wording.is_stream(request)
+        head = "The evidence" if not stream else "After every request" if "stream_" in name else "Over the whole stream"
+        words = escape(caption(request, name))
+        heads[head] = heads.get(head, "") + (
+            f'<figure{_wide(png)[0]}><div><img{_wide(png)[1]} alt="{words}" '
+            f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>'
+            f"<figcaption>{words}</figcaption></figure>"
+        )
+    return "".join(f'<h3>{head}</h3><div class="figures">{figures}</div>' for head, figures in heads.items())
 
 
 def _wide(png: bytes) -> tuple[str, str]:
@@ -147,7 +134,7 @@ def _explained(request: Mapping[str, Any]) -> str:
         groups[metric.get("group")].append(metric)
     lists = "".join(
         (f"<h4>{escape(_GROUPS.get(group, str(group)))}</h4>" if group else "")
-        + f"<dl>{''.join(map(_explanation, metrics))}</dl>"
+        + f"<dl>{''.join(_explanation(each, request) for each in metrics)}</dl>"
         for group, metrics in groups.items()
     )
     return f"<details><summary>What each metric means</summary>{lists}</details>" if lists else ""
@@ -162,16 +149,16 @@ _GROUPS = {
 }
 
 
-def _explanation(metric: Mapping[str, Any]) -> str:
+def _explanation(metric: Mapping[str, Any], request: Mapping[str, Any]) -> str:
     return (
         f"<dt><b>{escape(metric['key'])}</b></dt><dd><b>{escape(metric['label'])}</b>. {escape(metric['explain'])} "
-        f'<span class="soft">{escape(_direction(metric))}</span></dd>'
+        f'<span class="soft">{escape(_direction(metric, request))}</span></dd>'
     )
 
 
-def _direction(metric: Mapping[str, Any]) -> str:
+def _direction(metric: Mapping[str, Any], request: Mapping[str, Any]) -> str:
     if metric["direction"] == "closer to retrain":
-        return "Neither high nor low is good: the closer to the retrained model, the better."
+        return f"Neither high nor low is good: the closer to {wording.of(request).reference}, the better."
     return f"{metric['direction'].capitalize()} is better; ideal: {_ideal(metric)}."
 
 

@@ -81,12 +81,17 @@ def method(request: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
     return next((each for each in request["methods"] if each["key"] == key), None)
 
 
+def retrained(request: Mapping[str, Any], method: Mapping[str, Any]) -> bool:
+    """Whether a method is the reference or a second run of it, such as retrain_again or oracle_again."""
+    return "retrain" in method["key"] or method["key"].startswith(request["reference"])
+
+
 def focus(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The method that the report talks about: `focus`, else sfron, else the first neither given nor retrained."""
     for key in (request.get("focus"), "sfron"):
         if key and (found := method(request, key)):
             return found
-    others = [each for each in request["methods"] if each["key"] != "original" and "retrain" not in each["key"]]
+    others = [each for each in request["methods"] if each["key"] != "original" and not retrained(request, each)]
     return others[0] if others else None
 
 
@@ -118,15 +123,19 @@ def distance(request: Mapping[str, Any], method: Mapping[str, Any], metric: Mapp
 def number(value: Any, unit: str = "", *, signed: bool = False) -> str:
     """A value in few digits: one decimal for percentages, two significant figures below 1, a dash for nothing.
 
+    Beyond 100,000 a power of ten is enough.
+
     Example:
-        >>> number(89.14, "%"), number(0.1372), number(12.345), number(None), number(-2.5, "%", signed=True)
-        ('89.1', '0.14', '12.3', '–', '−2.5')
+        >>> number(89.14, "%"), number(0.1372), number(12.345), number(2.3e7), number(None), number(-2.5, "%", signed=True)
+        ('89.1', '0.14', '12.3', '2e+07', '–', '−2.5')
     """
     if value is None or not np.isfinite(value):
         return "–"
     if signed:
         size = number(abs(value), unit)
         return size if float(size) == 0 else f"{'+' if value > 0 else '−'}{size}"
+    if abs(value) >= 1e5:
+        return f"{value:.0e}"
     if unit in ("%", "s") or abs(value) >= 10:
         return f"{value:.1f}"
     return (
@@ -147,7 +156,7 @@ def _ordered(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             return 0
         if method["key"] == request["reference"]:
             return 1
-        return 2 if "retrain" in method["key"] else 4 if method is ours else 3
+        return 2 if retrained(request, method) else 4 if method is ours else 3
 
     return sorted(request["methods"], key=rank)
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clujax.reports import compare
+from clujax.reports import compare, wording
 from clujax.reports.results import Run, distance, focus, number
 from clujax.reports.results import title as heading
 
@@ -41,6 +41,7 @@ class Grid(NamedTuple):
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     remarks: tuple[str, ...]  # per method, in words: which differences are larger than chance
+    stream: bool = False  # whether its numbers are means over the requests of a stream
 
 
 def grids(runs: Sequence[Run], *, full: bool = False) -> list[Grid]:
@@ -70,10 +71,11 @@ def markdown(runs: Sequence[Run], *, full: bool = False) -> str:
 def legend(grid: Grid) -> str:
     """How to read a table, in a few short sentences."""
     cells = [cell for row in grid.rows for cell in row.cells]
-    text = (
-        "In brackets: distance to the retrained model, signed where all seeds agree. Noise floor: distance between "
-        "two retrained models; a gap below it cannot be told from chance."
-    )
+    words = wording.STREAM if grid.stream else wording.REQUEST
+    text = "Means over the requests after the first, which all methods learn alike. " * grid.stream
+    text += f"In brackets: distance to {words.reference}, signed where all seeds agree."
+    if any(row.kind == "floor" for row in grid.rows) or not grid.stream:
+        text += f" Noise floor: distance between {words.pair}; a gap below it cannot be told from chance."
     if any(cell.beyond for cell in cells):
         text += " *: larger than retraining varies."
     if any(row.collapsed for row in grid.rows):
@@ -88,7 +90,9 @@ def grid(entries: Sequence[tuple[Run, Mapping[str, Any]]], *, full: bool = False
     # A run time that a system lists among its metrics is not told twice.
     wanted = ["compile_seconds"] + ["run_seconds"] * all(metric["unit"] != "s" for metric in metrics)
     times = [key for key in wanted if any(method.get(key) is not None for method in methods)]
-    columns = [(_column(metric), f"{_ARROWS[metric['direction']]} {_ideal(metric)}") for metric in metrics]
+    columns = [
+        (_column(metric), f"{_ARROWS[metric['direction']]} {_ideal(metric, entries[0][1])}") for metric in metrics
+    ]
     columns += [(f"{key.removesuffix('_seconds')} s", "↓") for key in times]
     rows, notes, remarks, seeds = [], [], [], set()
     for run, request in entries:
@@ -100,15 +104,12 @@ def grid(entries: Sequence[tuple[Run, Mapping[str, Any]]], *, full: bool = False
         remarks += [f"{prefix}{label}: {words}" for label, words in told if words]
         seeds.add(len(run.result.get("seeds") or [None]))
     request = entries[0][1]
-    sizes = [
-        f"{request[f'num_{part}']:,} {word} rows" for part, word in _PARTS if request.get(f"num_{part}") is not None
-    ]
     count = "/".join(map(str, sorted(seeds)))
-    title = ", ".join([heading(request), *sizes, f"{count} seed{'' if count == '1' else 's'}"])
-    return Grid(title, tuple(columns), tuple(rows), tuple(notes), tuple(remarks))
+    title = ", ".join([heading(request), *wording.sizes(request, _PARTS), f"{count} seed{'' if count == '1' else 's'}"])
+    return Grid(title, tuple(columns), tuple(rows), tuple(notes), tuple(remarks), wording.is_stream(request))
 
 
-_PARTS = (("forget", "forgotten"), ("remain", "remaining"), ("test", "test"))
+_PARTS = {"forget": "forgotten rows", "remain": "remaining rows", "test": "test rows"}
 
 
 def _metrics(entries: Sequence[tuple[Run, Mapping[str, Any]]], methods: Sequence[Any], full: bool) -> list[Any]:
@@ -140,8 +141,8 @@ def _column(metric: Mapping[str, Any]) -> str:
     return f"{metric['label'].lower() if metric['unit'] == 's' else metric['key']} {metric['unit']}".strip()
 
 
-def _ideal(metric: Mapping[str, Any]) -> str:
-    return f"{metric['ideal']:g}" if isinstance(metric["ideal"], (int, float)) else str(metric["ideal"])
+def _ideal(metric: Mapping[str, Any], request: Mapping[str, Any]) -> str:
+    return f"{metric['ideal']:g}" if isinstance(metric["ideal"], (int, float)) else str(request["reference"])
 
 
 def _cell(request: Mapping[str, Any], method: Mapping[str, Any], metric: Mapping[str, Any]) -> Cell:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clujax.reports import compare, results
+from clujax.reports import compare, results, wording
+from clujax.reports.verdict_stream import stream_focus
 
 _MOST = 6  # names that a sentence holds
 
@@ -13,8 +14,10 @@ def verdict(request: Mapping[str, Any]) -> list[str]:
     """The method in focus beside the original and the retrained model, then what the whole comparison says."""
     ours, reference = results.focus(request), results.method(request, request["reference"])
     if ours is None or reference is None:
-        return ["This run compares no unlearning method with a retrained model."]
-    return [*_focus(request, ours, reference), *comparison(request)]
+        kind = "method" if wording.is_stream(request) else "unlearning method"
+        return [f"This run compares no {kind} with {wording.of(request).reference}."]
+    told = stream_focus if wording.is_stream(request) else _focus
+    return [*told(request, ours, reference), *comparison(request)]
 
 
 def comparison(request: Mapping[str, Any]) -> list[str]:

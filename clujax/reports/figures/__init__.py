@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from clujax.reports import compare
+from clujax.reports.figures import curves
 from clujax.reports.figures.classes import belief_grid, class_accuracy
 from clujax.reports.figures.cost import cost_chart, timed
 from clujax.reports.figures.gaps import gap_chart
@@ -14,6 +15,9 @@ from clujax.reports.figures.heatmap import gap_heatmap
 from clujax.reports.figures.look import DPI, PALETTE, WIDE, WIDTH, colours
 from clujax.reports.figures.scores import membership_evidence, score_distributions
 from clujax.reports.figures.steps import mask_density, trajectory
+from clujax.reports.figures.stream import DISTANCES, GROUPS, stream_distance, stream_groups
+from clujax.reports.figures.stream_classes import maps, stream_classes
+from clujax.reports.figures.stream_time import spent, stream_time
 from clujax.reports.figures.tradeoff import plane, tradeoff
 
 __all__ = [
@@ -31,6 +35,10 @@ __all__ = [
     "mask_density",
     "membership_evidence",
     "score_distributions",
+    "stream_classes",
+    "stream_distance",
+    "stream_groups",
+    "stream_time",
     "tradeoff",
     "trajectory",
 ]
@@ -44,7 +52,26 @@ def draw(result: Mapping[str, Any], request: Mapping[str, Any], evidence: Mappin
     one = "1 seed" if seeds == 1 else f"1 of {seeds} seeds"
     if seeds > 1 and "seed" in evidence:
         one = f"seed {evidence['seed']} of {seeds}"
-    return _of_values(request, seeds) | _of_evidence(request, evidence, one)
+    figures = _of_stream(request, evidence, seeds) | _of_values(request, seeds) | _of_evidence(request, evidence, one)
+    if "stream_time" in figures:
+        figures.pop("cost", None)  # its means are the diamonds there
+    return figures
+
+
+def _of_stream(request: Mapping[str, Any], evidence: Mapping[str, Any], seeds: int) -> dict[str, Figure]:
+    if not len(evidence.get("stream_models", ())):
+        return {}
+    some = lambda keys: any(curves.read(request, evidence, key) for key in keys)
+    figures = {}
+    if some(GROUPS):
+        figures["stream_groups"] = stream_groups(request, evidence, seeds=seeds)
+    if some(DISTANCES):
+        figures["stream_distance"] = stream_distance(request, evidence, seeds=seeds)
+    if maps(request, evidence):
+        figures["stream_classes"] = stream_classes(request, evidence, seeds=seeds)
+    if spent(request, evidence):
+        figures["stream_time"] = stream_time(request, evidence, seeds=seeds)
+    return figures
 
 
 def _of_values(request: Mapping[str, Any], seeds: int) -> dict[str, Figure]:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from clujax.reports import compare, results
+from clujax.reports import compare, results, wording
 from clujax.reports.figures import look
 
 
@@ -49,12 +49,12 @@ def gap_chart(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
         axes.set_yticks(range(len(methods)), [look.named(method) for method in methods])
         look.plain(axes)
         axes.grid(False)
-    grid[0, 0].invert_yaxis()
+    grid[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     for axes in grid.flat[len(metrics) :]:
         axes.set_visible(False)
     if floor:
-        told = "shorter is better; grey: distance between two retrained models"
+        told = f"shorter is better; grey: distance between {wording.of(request).pair}"
         tail = "\n×: collapsed" if any(map(compare.collapsed, methods)) else ""
         figure.supxlabel(told + tail, fontsize=9)
-    look.title(figure, f"Distance to retrained ({look.count(seeds)})")
+    look.title(figure, f"Distance to {wording.of(request).short} ({look.count(seeds)})")
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from clujax.reports import compare, results
+from clujax.reports import compare, results, wording
 from clujax.reports.figures import look
 
 # White to one chance unit, then a colour per doubling: lightness alone tells them apart.
@@ -60,7 +60,7 @@ def gap_heatmap(request: Mapping[str, Any], *, seeds: int = 1) -> Figure:
     bar.set_ticks(list(_EDGES[1:-1]), labels=[f"{edge:g}" for edge in _EDGES[1:-1]])
     bar.ax.tick_params(labelsize=8.5, length=0)
     bar.set_label(textwrap.fill(_key(measured, methods), 56 if narrow else 112), fontsize=8.5)
-    look.title(figure, f"Distance to retrained, method by metric ({look.count(seeds)})")
+    look.title(figure, f"Distance to {wording.of(request).short}, method by metric ({look.count(seeds)})")
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from clujax.reports import compare
+from clujax.reports import compare, results, wording
 
 DPI = 160
 WIDTH = 4.5  # inches: 10 pt text is still 10 px high where a 390 px screen shows a figure at full width
@@ -23,6 +23,9 @@ PALETTE = {
     "gradient_ascent": "#D55E00",
     "random_label": "#56B4E9",
     "salun": "#7A5195",
+    "ug_clu": "#0072B2",
+    "oracle": "#222222",
+    "oracle_again": "#8A8A8A",
 }
 _SPARE = ("#8C6D31", "#5F5F5F", "#B0407A", "#3C7A89", "#A3A500", "#404080")
 MARKERS = ("s", "o", "D", "^", "v", "P", "X", "*")
@@ -46,9 +49,14 @@ def role(request: Mapping[str, Any], method: Mapping[str, Any]) -> str:
     """A colour by part in the story, where there are more methods than colours: given, retrained, in focus, other."""
     if method["key"] == "original":
         return PALETTE["original"]
-    if "retrain" in method["key"] or method["key"] == request["reference"]:
-        return PALETTE["retrain"]
+    if results.retrained(request, method):
+        return retrained(request)
     return PALETTE["sfron"] if method is compare.focus(request) else SOFT
+
+
+def retrained(request: Mapping[str, Any]) -> str:
+    """The colour of what methods are measured to: black for the oracle of a stream, green for a retrained model."""
+    return INK if wording.is_stream(request) else PALETTE["retrain"]
 
 
 def ink(request: Mapping[str, Any], method: Mapping[str, Any]) -> str:

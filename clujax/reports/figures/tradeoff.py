@@ -113,7 +113,7 @@ def _mark(axes, request, method, keys, point, spot, out):
         return
     spread = _spread(method, keys)
     axes.errorbar(*spot, xerr=spread[0], yerr=spread[1], ecolor=shade, elinewidth=0.7, alpha=0.55, fmt="none", zorder=3)
-    mark = "x" if ruined else "D" if "retrain" in method["key"] else "s" if method["key"] == "original" else "o"
+    mark = "x" if ruined else "D" if results.retrained(request, method) else "s" if method["key"] == "original" else "o"
     axes.plot(*spot, mark, color=shade, ms=6.5, mec=shade if ruined else "white", mew=1.6 if ruined else 0.6, zorder=5)
 
 
