@@ -48,8 +48,9 @@ class Deployment:
     A request is committed by the rename that makes its checkpoint visible: the checkpoint holds the request's ledger entry,
     which is appended to the ledger after it. What a killed process left undone is done at the next start, and a request
     that was being carried out begins again (with `checkpoint_every`, from its last checkpoint) when it is sent again.
-    A kept checkpoint from before a forget request holds the network that knew the rows, and its memory may hold them too:
-    it goes when `keep` younger ones are there.
+    Checkpoints from before a forget request hold the network that knew the rows, and memory may hold the rows themselves:
+    they are deleted once the request is committed, unless `keep_forgotten`. Should the one that is left be damaged, requests
+    are sent again from the start.
 
     Attributes:
       learner: the network in service.
@@ -70,6 +71,7 @@ class Deployment:
         config: Mapping[str, Any] | None = None,
         measure: Callable[[Learner, Change], Mapping[str, Any]] = lambda learner, change: {},
         keep: int = 2,
+        keep_forgotten: bool = False,
         checkpoint_every: int | None = None,
         options: Callable[[str], Mapping[str, Any]] = lambda phase: {},
         clock: Callable[[], float] = time.time,
@@ -84,6 +86,7 @@ class Deployment:
           config: JSON-able; the directory belongs to it.
           measure: `measure(learner, change)`, numbers for the ledger that follow from its arguments alone.
           keep: checkpoints that stay, at least 2 to survive damage to the newest.
+          keep_forgotten: keep those from before a forget request too.
           checkpoint_every: steps between checkpoints inside a request; None for none.
           options: as for `carry_out`.
           clock: seconds since 1970.
@@ -97,7 +100,7 @@ class Deployment:
         self._measure, self._every, self._options, self._clock = measure, checkpoint_every, options, clock
         self._labels = np.asarray(scene.columns["y"])
         self._config_digest = ledger.digest_of(dict(config or {}))
-        self.refusal = ""
+        self.refusal, self._keep_forgotten = "", keep_forgotten
         self._due: Entry | None = None  # committed, but not in the ledger: the disk was full
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self.directory))
@@ -108,6 +111,7 @@ class Deployment:
             known = ledger.changes(self._ledger.entries)
             self.missing = tuple(known[self._step + 1 :])
             self._clear_progress(but=f"{self._step + 1}-*")
+            self._drop_forgotten()
             if self.missing:
                 left = f"as request {known[self._step].id!r} left it" if self._step else "as it was at the start"
                 warnings.warn(
@@ -199,6 +203,7 @@ class Deployment:
         else:
             self.missing = self.missing[1:]
         self._clear_progress()
+        self._drop_forgotten()
         return new
 
     def close(self) -> None:
@@ -366,6 +371,13 @@ class Deployment:
         self._due = entry
         self._ledger.append(entry)
         self._due = None
+
+    def _drop_forgotten(self) -> None:
+        """Delete checkpoints from before the last request that forgot rows."""
+        known = ledger.changes(self._ledger.entries)[: self._step + 1]
+        last = max((i for i, entry in enumerate(known) if entry.forget_count), default=0)
+        if last and not self._keep_forgotten:
+            self._checkpoints.drop_before(last)
 
     def _clear_progress(self, but: str = "") -> None:
         for folder in (self.directory / REQUESTS).glob("*"):

@@ -148,6 +148,16 @@ class Checkpoints:
             self._unfinished = []
         return None
 
+    def drop_before(self, step: int) -> None:
+        """Delete the checkpoints before `step`, those set aside too: what they held is not to be found again."""
+        self.wait()
+        for older in self.steps():
+            if older < step:
+                self._manager.delete(older)
+        for folder in self.directory.glob(f"{DAMAGED}*") if jax.process_index() == 0 else ():
+            if int(folder.name.removeprefix(DAMAGED)) < step:
+                shutil.rmtree(folder)
+
     def close(self) -> None:
         """Finish writing and let go of the directory."""
         try:

@@ -18,7 +18,6 @@ from clujax.continual import ledger
 from clujax.continual.asked import Asked
 from clujax.continual.deployment import Deployment
 from clujax.continual.ledger import APPLIED, REFUSED, START
-from clujax.continual.method import Rules
 from clujax.continual.request import FORGOTTEN, LEARNED, NEVER, Request
 from clujax.errors import CheckpointError, ConfigError, RequestError
 from clujax.training import make_mesh, tree_digest
@@ -487,7 +486,7 @@ def test_a_method_that_changes_the_form_of_its_learner_is_told_at_once(parts, tm
     def end(learner, change, key):
         return learner._replace(extra={"more": jnp.zeros(3)})
 
-    rules = Rules(parts["rules"].phases, parts["rules"].start, end)
+    rules = parts["rules"]._replace(end=end)
     with small_stream.deploy(tmp_path, scene=parts["scene"], rules=rules) as deployment:
         with pytest.raises(ValueError, match="changed the form of its learner"):
             deployment.apply(STREAM[0])

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 
 import pytest
 from continual import small_stream
@@ -17,7 +16,6 @@ from continual.small_stream import STREAM, contents
 from hypothesis import given
 from hypothesis import strategies as st
 
-import clujax.continual
 from clujax import cli
 from clujax.continual import serve
 from clujax.continual.asked import Asked, from_line
@@ -252,9 +250,7 @@ def command(parts, tmp_path, monkeypatch):
     def deployment(config, workdir):
         return small_stream.deploy(workdir, **parts, config=config.to_dict())
 
-    settings = types.SimpleNamespace(deployment=deployment)
-    monkeypatch.setitem(sys.modules, "clujax.continual.settings", settings)
-    monkeypatch.setattr(clujax.continual, "settings", settings, raising=False)
+    monkeypatch.setattr("clujax.continual.base.deployment", deployment)
     (tmp_path / "config.py").write_text(
         "from ml_collections import ConfigDict\n"
         "def get_config():\n    return ConfigDict({'system': 'continual', 'seed': 0, 'widths': (8,)})\n"
