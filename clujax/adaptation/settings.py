@@ -45,8 +45,9 @@ def select_rows(dataset: data.Dataset, settings: ConfigDict):
             )
         sides.append(_pooled(data.take_rows(columns, slice(count)), settings.get("pool") or 1))
     count = len(sides[0]["y"])
-    after = _pooled(data.take_rows(train, slice(count, count + held)), settings.get("pool") or 1)
-    return *sides, after if held else None
+    if not held:
+        return *sides, None
+    return *sides, _pooled(data.take_rows(train, slice(count, count + held)), settings.get("pool") or 1)
 
 
 def _pooled(columns, size):

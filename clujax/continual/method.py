@@ -15,6 +15,7 @@ from clujax.continual.batches import rows_at
 from clujax.continual.head import OPEN, open_classes
 from clujax.continual.memory import Memory
 from clujax.continual.request import Change
+from clujax.errors import RequestError
 from clujax.models import Classifier
 from clujax.training import batch_sharding
 from clujax.training.compiling import compile_seconds
@@ -174,14 +175,32 @@ def carry_out(
       options: `options(phase name)`, passed to `execute` (checkpoints, writer, progress, ...).
 
     Raises:
+      RequestError: a label that the network has no output for; or as the method says.
       NonFiniteError: a phase diverged.
     """
+    check_labels(scene, change)
     with compile_seconds() as compiling:
         began = time.perf_counter()
         learner, outcomes = _adapted(scene, rules, learner, change, key, options)
         seconds = time.perf_counter() - began - compiling()
     warnings = tuple(text for outcome in outcomes.values() for text in outcome.warnings)
     return Done(learner, outcomes, seconds, warnings)
+
+
+def check_labels(scene: Scene, change: Change) -> None:
+    """Refuse rows to learn whose class the network has no output for.
+
+    Raises:
+      RequestError: naming the classes and the first ten rows.
+    """
+    labels = np.asarray(scene.columns["y"])[change.learn]
+    beyond = labels >= scene.num_classes
+    if beyond.any():
+        raise RequestError(
+            f"rows {', '.join(map(str, change.learn[beyond][:10]))} are of the classes {np.unique(labels[beyond]).tolist()},"
+            f" but the network has {scene.num_classes} outputs: build it with as many as the stream will need, and let its"
+            " head grow (grow_head)."
+        )
 
 
 def _adapted(scene, rules, learner, change, key, options):

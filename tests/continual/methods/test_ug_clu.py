@@ -9,14 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from clujax import unlearning
+from clujax import training, unlearning
 from clujax.adaptation.losses import adaptive_ascent, random_relabel
 from clujax.adaptation.method import execute
 from clujax.adaptation.schedules import cosine, linear
 from clujax.continual import methods
+from clujax.continual.method import replicated
 from clujax.continual.objectives import adaptive_learning, focal_learning, plain_learning
 from clujax.continual.request import Request
 from clujax.errors import RequestError
+from clujax.models import mlp
 
 QUICK = {"steps": 6, "repair": 3, "batch_size": 20, "learning_rate": 0.05}
 
@@ -153,6 +155,25 @@ def test_rows_that_nothing_would_keep_are_no_request(scene, of, run):
     method = methods.ug_clu(**QUICK)
     with pytest.raises(RequestError, match="memory"):
         run(scene, method, [Request(of(0)), Request(of(1))], capacity=0)
+
+
+def test_a_class_without_an_output_is_refused(scene, of, run):
+    narrow = scene._replace(classifier=mlp(num_classes=3, widths=(8,)), num_classes=3)
+    with pytest.raises(RequestError, match=r"classes \[3, 4\], but the network has 3 outputs"):
+        run(narrow, methods.ug_clu(**QUICK), [Request(of(0)), Request(of(1, 3, 4))])
+
+
+def test_eight_devices_end_where_one_does(scene, columns, of, run, same):
+    mesh = training.make_mesh((("data", -1),))
+    whole = replicated(mesh)
+    spread = scene._replace(
+        columns={name: jax.device_put(column, whole) for name, column in columns.items()}, mesh=mesh
+    )
+    requests = [Request(of(0, 1)), Request(of(2), of(0)[:20])]
+    settings = QUICK | {"batch_size": 24}
+    (_, one), (_, eight) = (run(each, methods.ug_clu(**settings), requests) for each in (scene, spread))
+    same(one[-1].params, eight[-1].params, atol=2e-5)
+    np.testing.assert_array_equal(one[-1].memory.rows, eight[-1].memory.rows)
 
 
 @pytest.mark.parametrize(
