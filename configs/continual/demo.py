@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
         {
             "mixed": {
                 "label": "five requests",
-                "words": ("L1", "L2+U10%", "U{8,1}", "L3", "U10%"),
+                "words": ("L1", "L2+U10%", "U{1}", "L3", "U10%"),
                 "task_aware": False,
                 "override": {"ug_clu": {"ascent": 1.0}},
             }
