@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import interleaved, table
+from timing import Runner, interleaved, table
 
 from clujax.adaptation.losses import descend
 from clujax.continual import memory as memories
@@ -32,18 +32,6 @@ def make_scene(name: str) -> Scene:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(ROWS, *shape)), jnp.float32)
     return Scene(build(), {"x": x, "y": jnp.asarray(np.arange(ROWS) % 10, jnp.int32)}, 10)
-
-
-class Runner:
-    """A state and a function that moves it, to be called again and again."""
-
-    def __init__(self, state, move):
-        self.state, self.move, self.count = state, move, 0
-
-    def __call__(self):
-        self.state = self.move(self.state, self.count)
-        self.count += 1
-        jax.block_until_ready(self.state.params)
 
 
 def cycle_row(name: str, replay: str) -> tuple:

@@ -3,9 +3,23 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 from rich.console import Console
 from rich.table import Table
+
+
+class Runner:
+    """A state and a function that moves it, to be called again and again."""
+
+    def __init__(self, state: Any, move: Callable[[Any, int], Any]):
+        self.state, self.move, self.count = state, move, 0
+
+    def __call__(self):
+        self.state = self.move(self.state, self.count)
+        self.count += 1
+        jax.block_until_ready(self.state.params)
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], repeats: int = 15) -> dict[str, float]:

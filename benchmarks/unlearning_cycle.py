@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import interleaved, table
+from timing import Runner, interleaved, table
 
 from clujax.adaptation.losses import cross_entropy, descend
 from clujax.data import resident
@@ -43,18 +43,6 @@ def make_request(name: str, rows: int) -> Request:
     params, stats = classifier.init(jax.random.key(0), jnp.asarray(x[:1]))
     cut = rows // 10
     return Request(classifier, params, stats, {"x": x[:cut], "y": y[:cut]}, {"x": x[cut:], "y": y[cut:]}, 10)
-
-
-class Runner:
-    """A state and a function that moves it, to be called again and again."""
-
-    def __init__(self, state, move):
-        self.state, self.move, self.count = state, move, 0
-
-    def __call__(self):
-        self.state = self.move(self.state, self.count)
-        self.count += 1
-        jax.block_until_ready(self.state.params)
 
 
 def cycle_rows(request: Request) -> list:

@@ -1,5 +1,3 @@
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from clujax.continual.batches import rows_at
+from clujax.training.compiling import compilations
 
 N = 24
 KEY = jax.random.key(3)
@@ -21,18 +20,6 @@ def stream(rows, count, batch_size=4, key=KEY):
     batch_at = rows_at(COLUMNS, rows, batch_size, key)
     batches = [np.asarray(batch_at(step)["row"]) for step in range(-(-count // batch_size))]
     return np.concatenate(batches)[:count]
-
-
-@contextlib.contextmanager
-def compiling():
-    """A list that gets an entry for each XLA compilation, those served by the persistent cache included."""
-    found = []
-    listener = lambda name, duration, **_: found.append(name) if name.endswith("/backend_compile_duration") else None
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
 
 
 @settings(max_examples=25, deadline=None)
@@ -86,17 +73,17 @@ def test_far_steps_are_reached_without_walking_there():
 
 def test_nothing_is_compiled_for_a_subset_of_another_size():
     stream(np.arange(5), 20)
-    with compiling() as found:
+    with compilations() as found:
         for count in (1, 2, 9, N):
             stream(np.arange(count), 3 * N)
         stream(np.arange(9), 3 * N, key=jax.random.key(9))
-    assert found == []
+    assert found() == 0
 
 
 def test_the_counter_of_compilations_counts():
-    with compiling() as found:
+    with compilations() as found:
         jax.jit(lambda x: x * 3.25 + 1)(jnp.arange(11.0))
-    assert found
+    assert found()
 
 
 @pytest.mark.parametrize("axes", list(jax.sharding.AxisType)[:2])

@@ -1,4 +1,3 @@
-import contextlib
 import math
 from functools import partial
 
@@ -16,6 +15,7 @@ from clujax.continual.memory import balanced, check_replay, empty, insert_rows, 
 from clujax.errors import RequestError
 from clujax.models import mlp
 from clujax.training import Checkpoints, make_mesh
+from clujax.training.compiling import compilations
 
 POLICIES = [reservoir, balanced]
 N, M, CLASSES = 24, 6, 3
@@ -45,18 +45,6 @@ def held(memory):
 def assert_same(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
-@contextlib.contextmanager
-def compiling():
-    """A list that gets an entry for each XLA compilation, those served by the persistent cache included."""
-    found = []
-    listener = lambda name, duration, **_: found.append(name) if name.endswith("/backend_compile_duration") else None
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
 
 
 # What is held is a uniform sample. Events: a range of rows is offered, a set is removed.
@@ -443,7 +431,7 @@ def test_nothing_is_compiled_along_a_stream(policy, scene, fresh):
         return memory
 
     memory = request(memory, range(0, 40), {1})
-    with compiling() as found:
+    with compilations() as found:
         for learn, forget in [
             (range(40, 41), {0}),
             (range(41, 300), set()),
@@ -451,7 +439,7 @@ def test_nothing_is_compiled_along_a_stream(policy, scene, fresh):
             (range(300, 360), [200]),
         ]:
             memory = request(memory, learn, forget)
-    assert found == []
+    assert found() == 0
 
 
 @pytest.mark.parametrize("capacity", [0, M])
@@ -481,14 +469,14 @@ def test_eight_devices_hold_what_one_holds(policy, scene, fresh):
         memory = empty(20, scene.columns, 8, keep_logits=True, sharding=sharding)
         network = {"apply": wide.apply, "params": params, "stats": stats}
         memory = insert_rows(memory, scene.columns, range(100), jax.random.key(0), policy=policy, **network)
-        with compiling() as found:
+        with compilations() as found:
             memory = purge(memory, flags(range(50), 360))
             memory = insert_rows(memory, scene.columns, range(100, 360), jax.random.key(1), policy=policy, **network)
-        return memory, sample(memory, jax.random.key(2), 16), found
+        return memory, sample(memory, jax.random.key(2), 16), found()
 
     stream(spread, replicated)
     one, eight = stream(params, None), stream(spread, replicated)
-    assert eight[2] == []
+    assert eight[2] == 0
     for plain, laid in zip(jax.tree.leaves(one[:2]), jax.tree.leaves(eight[:2]), strict=True):
         np.testing.assert_allclose(plain, laid, rtol=1e-5, atol=1e-6)
         assert laid.sharding.is_equivalent_to(replicated, laid.ndim)
