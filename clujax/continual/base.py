@@ -1,6 +1,7 @@
 """From a config to a network that has learned its first rows, in an experiment and in service."""
 
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from clujax import training
 from clujax.adaptation.method import execute
 from clujax.adaptation.plans import train_on
 from clujax.adaptation.settings import lookup
+from clujax.continual import ledger
 from clujax.continual.deployment import Deployment, State
 from clujax.continual.evaluation import evaluated, outputs_of
 from clujax.continual.memory import empty
@@ -21,6 +23,7 @@ from clujax.continual.metrics import groups
 from clujax.continual.request import LEARNED, Change, standing_after
 from clujax.continual.settings import build_method, stage_for
 from clujax.errors import ConfigError
+from clujax.training.checkpoint import committed
 
 
 def base_network(
@@ -77,8 +80,13 @@ def deployment(config: ConfigDict, workdir: str | pathlib.Path, **options: Any) 
     if not rows.size:
         raise ConfigError(f"deploy.classes is {settings.classes}; no training row is of these classes.")
 
+    workdir = pathlib.Path(workdir)
+
     def born() -> State:
-        base = base_network(config, scene, rows, seed, pathlib.Path(workdir) / "base", description="base network")
+        if committed(workdir / ledger.CHECKPOINTS):  # only its form is asked for
+            base = scene.classifier.init(jax.random.key(seed), scene.columns["x"][:1])
+        else:
+            base = base_network(config, scene, rows, seed, workdir / "base", description="base network")
         return first_state(config, scene, rules, rows, base, first_key, 1 if settings.task_aware else None)
 
     def measure(learner, change):
@@ -87,4 +95,6 @@ def deployment(config: ConfigDict, workdir: str | pathlib.Path, **options: Any) 
         return evaluated(outputs, group, labels, test["y"], None)
 
     served = Deployment(workdir, scene, rules, born, key=key, config=config.to_dict(), measure=measure, **options)
+    # It knows rows that may be forgotten later, and is in the first checkpoint.
+    shutil.rmtree(workdir / "base", ignore_errors=True)
     return served

@@ -11,6 +11,7 @@ from clujax import configuration, reports
 from clujax.continual import base, experiment, ledger, settings
 from clujax.continual.request import Request
 from clujax.errors import ConfigError, RequestError
+from clujax.training.checkpoint import committed
 
 CONFIG = pathlib.Path(__file__).parent / "tiny.py"
 
@@ -144,6 +145,8 @@ def test_a_config_is_served_request_by_request(tmp_path):
         refused = served.apply(Request(forget=np.flatnonzero(served.status == 2), name="r2"))
         assert refused.status == "refused"
         assert refused.params_after == entry.params_after
+    assert not (tmp_path / "base").exists(), "the network that knew the forgotten rows is not kept"
+    assert committed(tmp_path / "checkpoints") == [1]
     with base.deployment(config, tmp_path) as served:
         assert [each.id for each in served.entries] == ["", "r1", "r2"]
     assert not [each for each in ledger.verify(tmp_path) if each.fault]
