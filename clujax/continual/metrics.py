@@ -156,17 +156,18 @@ def class_accuracies(outputs: Outputs, test_labels: Int[Any, " T"]) -> dict[str,
 
 
 def over_stream(requests: Sequence[Mapping[str, float]], kept: Sequence[Sequence[int]]) -> dict[str, float]:
-    """One number for the whole stream: means over the requests that have it, and what only a stream shows.
+    """One number for the whole stream: means over the requests after the first, and what only a stream shows.
 
     Args:
-      requests: metrics after each request, with `class_accuracies`.
+      requests: metrics after each request, with `class_accuracies`; the first, which all methods learn alike, is in no mean.
       kept: classes with kept rows after each request.
 
     Returns:
       Means by key (times too), and `Forgetting`, the mean over classes kept to the end of best earlier accuracy − last one.
     """
-    keys = dict.fromkeys(key for values in requests for key in values if not key.startswith("class/"))
-    found = {key: float(np.mean([values[key] for values in requests if key in values])) for key in keys}
+    carried = requests[1:]
+    keys = dict.fromkeys(key for values in carried for key in values if not key.startswith("class/"))
+    found = {key: float(np.mean([values[key] for values in carried if key in values])) for key in keys}
     drops = []
     for kind in kept[-1]:
         curve = [

@@ -68,7 +68,7 @@ def stream_record(
     # A method that failed at a request has no numbers for that seed.
     summaries = {
         name: [
-            over_stream(cell.requests[1:], have[1:]) if len(cell.requests) == len(requests) else None
+            over_stream(cell.requests, have) if len(cell.requests) == len(requests) else None
             for cell, have in zip(group, kept, strict=True)
         ]
         for name, group in cells.items()

@@ -174,9 +174,11 @@ def test_a_missing_source_is_told_at_once(tmp_path):
         lines_of(tmp_path)
 
 
-def test_the_first_signal_asks_to_stop_and_the_second_stops():
+def test_the_first_signal_asks_to_stop_and_the_second_stops(request):
     said = []
     stop = Stop(said.append)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     before = signal.getsignal(signal.SIGINT)
     with stop.listening():
         assert not stop()

@@ -169,8 +169,8 @@ def test_eight_devices_end_where_one_does(scene, columns, of, run, same):
     spread = scene._replace(
         columns={name: jax.device_put(column, whole) for name, column in columns.items()}, mesh=mesh
     )
-    requests = [Request(of(0, 1)), Request(of(2), of(0)[:20])]
-    settings = QUICK | {"batch_size": 24}
+    requests = [Request(of(0)[:50]), Request(of(2), of(0)[:20])]
+    settings = QUICK | {"batch_size": 24, "steps": 3}
     (_, one), (_, eight) = (run(each, methods.ug_clu(**settings), requests) for each in (scene, spread))
     same(one[-1].params, eight[-1].params, atol=2e-5)
     np.testing.assert_array_equal(one[-1].memory.rows, eight[-1].memory.rows)
