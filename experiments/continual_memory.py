@@ -81,6 +81,8 @@ def draw(found: dict[int, dict], path: pathlib.Path) -> None:
         axis.set(xscale="log", xlabel="rows in memory", title=label)
         if key == "KL_forget":
             axis.set_yscale("symlog", linthresh=0.1)
+        if key in ("KL_forget", "AvgD"):
+            axis.set_ylim(bottom=0)
         axis.set_xticks(CAPACITIES, [f"{each:,}" for each in CAPACITIES], fontsize=7)
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
