@@ -43,8 +43,9 @@ def get_config() -> ConfigDict:
 def last(workdir: pathlib.Path, number: int) -> dict[str, dict[str, float]]:
     """The state after the last request by method: accuracy on what is forgotten by then is FA or, if earlier, Relapse."""
     with np.load(workdir / f"evidence_{number}.npz") as arrays:
-        models = arrays["stream_models"].tolist()
-        found = {name: {key: float(arrays[f"stream_{key}"][i, -1]) for key in SHOWN} for i, name in enumerate(models)}
+        models, absent = arrays["stream_models"].tolist(), np.full((len(arrays["stream_models"]), 1), np.nan)
+        curves = {key: arrays.get(f"stream_{key}", absent) for key in SHOWN}
+    found = {name: {key: float(curves[key][i, -1]) for key in SHOWN} for i, name in enumerate(models)}
     for values in found.values():
         values["gone"] = values["FA"] if np.isfinite(values["FA"]) else values["Relapse"]
     return found

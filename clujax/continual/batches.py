@@ -47,6 +47,9 @@ def rows_at(
         return orders[epoch]
 
     def batch_at(step: SupportsIndex) -> dict[str, jax.Array]:
+        epoch, place = divmod(int(step) * batch_size, count)
+        if place + batch_size <= count:
+            return gather(columns, order(epoch)[place : place + batch_size], sharding=sharding)
         positions = np.arange(int(step) * batch_size, (int(step) + 1) * batch_size)
         epochs = positions // count
         found = [order(int(epoch))[positions[epochs == epoch] % count] for epoch in np.unique(epochs)]

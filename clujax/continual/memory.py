@@ -292,6 +292,21 @@ def sample(memory: Memory, key: PRNGKeyArray, batch_size: int) -> dict[str, jax.
     return _sample(memory, key, batch_size)
 
 
+def draws(memory: Memory, batch_size: int, key: PRNGKeyArray) -> Callable[[int], dict[str, jax.Array]]:
+    """`batch_at(step)`: what `sample` draws under fold_in(key, step), checked once and in one program a step.
+
+    Raises:
+      RequestError: the memory is empty.
+    """
+    check_replay(memory)
+    return lambda step: _draw(memory, key, step, batch_size)
+
+
+@partial(jax.jit, static_argnames="batch_size")
+def _draw(memory, key, step, batch_size):
+    return _sample(memory, jax.random.fold_in(key, step), batch_size)
+
+
 @partial(jax.jit, static_argnames="batch_size")
 def _sample(memory, key, batch_size):
     held = size(memory)

@@ -15,6 +15,8 @@ def ug_clu(
     learning_rate: optax.ScalarOrSchedule | None = None,
     slow_step: ScalarLike = 1.0,
     slow_every: ScalarLike = 1,
+    mask_forget: bool = True,
+    mask_learn: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Forget and learn steps, each masked and clipped, and plain remain steps, through one optimizer; then slow weights.
 
@@ -30,8 +32,9 @@ def ug_clu(
       learning_rate: a number, or a schedule of the iteration (remain steps so far); None when `inner` has its own.
       slow_step: τ of `slow_weights`; 1 keeps no copy.
       slow_every: iterations between outer steps.
+      mask_forget, mask_learn: whether that side has a mask; without one its steps cost no pass over it.
 
-    Cost: one `inner` update; memory of `inner`, two bytes a weight for the masks, a copy of the weights if τ < 1.
+    Cost: one `inner` update; memory of `inner`, a byte a weight for each mask, a copy of the weights if τ < 1.
     Source: Huang et al. 2025 (UG-CLU), the fast–slow update; order of mask and clipping as in SFR-on.
 
     Example:
@@ -46,8 +49,8 @@ def ug_clu(
     """
     clip = optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)
     rate = optax.identity() if learning_rate is None else scale_by_iteration_rate(learning_rate)
-    fast = optax.chain(mask_by_state(), clip)
-    return optax.chain(phased(inner, forget=fast, learn=fast), rate, slow_weights(slow_step, slow_every))
+    forget, learn = (optax.chain(mask_by_state(), clip) if masked else clip for masked in (mask_forget, mask_learn))
+    return optax.chain(phased(inner, forget=forget, learn=learn), rate, slow_weights(slow_step, slow_every))
 
 
 def with_masks(state: PyTree, *, forget: PyTree | None = None, learn: PyTree | None = None) -> PyTree:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from scipy.stats import chi2, chisquare
 
-from clujax.continual.memory import balanced, check_replay, empty, insert_rows, purge, reservoir, sample, size
+from clujax.continual.memory import balanced, check_replay, draws, empty, insert_rows, purge, reservoir, sample, size
 from clujax.errors import RequestError
 from clujax.models import mlp
 from clujax.training import Checkpoints, make_mesh
@@ -481,3 +481,12 @@ def test_eight_devices_hold_what_one_holds(policy, scene, fresh):
         np.testing.assert_allclose(plain, laid, rtol=1e-5, atol=1e-6)
         assert laid.sharding.is_equivalent_to(replicated, laid.ndim)
     np.testing.assert_array_equal(one[0].rows, eight[0].rows)
+
+
+def test_draws_are_samples_under_the_key_of_their_step():
+    memory = insert_rows(empty(M, made(), CLASSES), made(), range(N), jax.random.key(0))
+    batch_at, key = draws(memory, 8, jax.random.key(3)), jax.random.key(3)
+    for step in (0, 5):
+        assert_same(batch_at(step), sample(memory, jax.random.fold_in(key, step), 8))
+    with pytest.raises(RequestError, match="memory is empty"):
+        draws(empty(M, made(), CLASSES), 8, key)

@@ -82,7 +82,7 @@ def old_rows_at(
     """`batch_at(step)` of old rows: draws from memory, or all remaining rows in shuffled passes."""
     if replay == "remain":
         return scene.batches(change.remain, size, key)
-    return lambda step: memories.sample(learner.memory, jax.random.fold_in(key, step), size)
+    return memories.draws(learner.memory, size, key)
 
 
 def forward_parts(request: Request, params: PyTree, stats: PyTree, batch: Mapping[str, Any], key: PRNGKeyArray):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from clujax.adaptation.losses import adaptive_ascent, descend, objective_loss
@@ -98,6 +98,8 @@ def ug_clu(
             learning_rate=optax.cosine_decay_schedule(learning_rate, steps),
             slow_step=slow_step,
             slow_every=repair if slow_per == "cycle" else 1,
+            mask_forget=threshold is not None,
+            mask_learn=learn_threshold is not None,
         )
         forget_loss = objective_loss(bare, objective or adaptive_ascent())
         learn_loss = weighed_learning(bare, learn_objective or plain_learning())
@@ -142,8 +144,8 @@ def ug_clu(
     def iteration(at, kept, s):
         """The steps of iteration s."""
         opens = s % repair == 0
-        weight = jnp.float32(ascent * schedule(s / steps))
-        annotated = {"weight": jnp.float32(learn_weight), "progress": jnp.float32(s / steps)}
+        weight = np.float32(ascent * schedule(s / steps))
+        annotated = {"weight": np.float32(learn_weight), "progress": np.float32(s / steps)}
         learn = lambda i: at["learn"](i) | annotated
         if kept is None and "learn" in at:
             plain = [("remain", at["learn"](s))]  # nothing else is known: plain training
