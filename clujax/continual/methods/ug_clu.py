@@ -180,7 +180,14 @@ def weighed_learning(bare, objective):
 
 def both_steps(bare, forget_loss, learn_loss, tx):
     """A step on `{"forget": batch, "learn": batch}` that takes both gradients at the same parameters."""
-    part = lambda name, loss: lambda params, stats, batch, key: loss(params, stats, batch[name], key)
+
+    def part(name, loss):
+        def of(params, stats, batch, key):
+            value, (stats, metrics) = loss(params, stats, batch[name], key)
+            return value, (stats, {f"{name}/{metric}": number for metric, number in metrics.items()})
+
+        return of
+
     beside = {"learn_gradient": part("learn", learn_loss)}
     return make_train_step(part("forget", forget_loss), tx, mesh=bare.mesh, rules=bare.rules, beside=beside)
 

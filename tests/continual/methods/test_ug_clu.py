@@ -78,7 +78,17 @@ def test_the_fast_step_takes_both_gradients_at_the_same_parameters(scene, learne
     push = lambda p: 0.5 * mean_ce(scene, p, both["learn"]) - 2.0 * mean_ce(scene, p, both["forget"])
     for loss in (push, lambda p: mean_ce(scene, p, kept)):
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
-    same(carried(plan).params, params, atol=1e-5)
+    outcome = carried(plan)
+    same(outcome.params, params, atol=1e-5)
+    assert {"forget/forget_loss", "forget/effective_sample_size", "learn/learn_loss"} <= set(outcome.records[0])
+
+
+@pytest.mark.parametrize("place", ["interleaved", "fast"])
+def test_silent_rows_are_told_of_wherever_the_forget_gradient_is_taken(place, scene, learned, change_of, of, plans):
+    settings = QUICK | {"objective": adaptive_ascent(losses=lambda logits, labels, key: 0 * logits[:, 0], floor=0.0)}
+    rules = methods.ug_clu(learn_placement=place, replay="remain", threshold=None, **settings).build(scene)
+    (plan,) = plans(rules, learned(scene, rules), change_of(learn=of(2), forget=of(0)[:20]))
+    assert any("exactly 0" in text for text in carried(plan).warnings)
 
 
 @pytest.mark.parametrize("place", ["interleaved", "fast"])
