@@ -16,10 +16,11 @@ from clujax.adaptation.plans import train_on
 from clujax.adaptation.settings import lookup
 from clujax.continual import ledger
 from clujax.continual.deployment import Deployment, State
-from clujax.continual.evaluation import evaluated, outputs_of
+from clujax.continual.evaluation import outputs_of
 from clujax.continual.memory import empty
 from clujax.continual.method import Rules, Scene, begin, opened, predictor, replicated, settle
 from clujax.continual.metrics import groups
+from clujax.continual.metrics import measure as measured
 from clujax.continual.request import LEARNED, Change, standing_after
 from clujax.continual.settings import build_method, stage_for
 from clujax.errors import ConfigError
@@ -92,7 +93,7 @@ def deployment(config: ConfigDict, workdir: str | pathlib.Path, **options: Any) 
     def measure(learner, change):
         group = groups(served.status, change, labels, test["y"])
         outputs = outputs_of(logits, learner, scene.columns["x"], test["x"])
-        return evaluated(outputs, group, labels, test["y"], None)
+        return measured(outputs, group, labels, test["y"])  # without distances: a network in service has no oracle
 
     served = Deployment(workdir, scene, rules, born, key=key, config=config.to_dict(), measure=measure, **options)
     # It knows rows that may be forgotten later, and is in the first checkpoint.

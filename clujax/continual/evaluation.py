@@ -37,18 +37,17 @@ def evaluated(
     group: Groups,
     labels: Any,
     test_labels: Any,
-    reference: Outputs | None,
+    reference: Outputs,
     *,
     tasks: Sequence[Sequence[int]] = (),
 ) -> dict[str, float]:
     """All metrics of one network after one request: of groups and classes, and its distances to the oracle.
 
     Args:
-      reference: the oracle's outputs; None for the oracle itself.
+      reference: the oracle's outputs; the oracle is its own.
     """
     rows = {"labels": np.asarray(labels), "test_labels": np.asarray(test_labels), "tasks": tasks}
-    values = measure(outputs, group, reference=reference, **rows)
-    ideal = values if reference is None else measure(reference, group, **rows)
+    values, ideal = (measure(each, group, reference=reference, **rows) for each in (outputs, reference))
     return values | distances(values, ideal) | class_accuracies(outputs, test_labels)
 
 

@@ -191,9 +191,7 @@ def measured(run: Run, stream: Stream, arm: Arm, learner: Learner, i: int, group
     found = outputs_of(arm.logits, learner, run.stage.scene.columns["x"], run.stage.test["x"])
     if arm.name == "oracle":
         save_outputs(place, found)
-        reference = None
-    else:
-        reference = load_outputs(place)
+    reference = found if arm.name == "oracle" else load_outputs(place)
     labels = run.stage.scene.columns["y"], run.stage.test["y"]
     return evaluated(found, group, *labels, reference, tasks=run.config.tasks)
 

@@ -120,7 +120,7 @@ def measure(
     Args:
       outputs: of the network.
       group: of the request.
-      reference: of the oracle on the same rows; None for the oracle itself, whose distances are 0.
+      reference: of the oracle on the same rows; None where there is none, and no distance then.
       tasks: classes of each task, for the accuracy among the classes of a row's own task.
 
     Cost: no pass of the network; programs are compiled once for all requests of a stream.
@@ -138,7 +138,9 @@ def measure(
             model = attacks.fit_logistic(values["entropy"], strangers, weights=weights)
             found["MIA"] = _share(np.asarray(model.slope * values["entropy"] + model.intercept > 0), group.forget)
         found["Margin"] = float(np.asarray(values["margin"])[group.forget].mean())
-    apart = np.zeros(len(labels)) if reference is None else np.asarray(_kl(reference.train, outputs.train))
+    if reference is None:
+        return found
+    apart = np.asarray(_kl(reference.train, outputs.train))
     sides = {"KL_forget": group.forget, "KL_kept": group.remain | group.learn, "KL_relapse": group.relapse}
     return found | {key: float(apart[rows].mean()) for key, rows in sides.items() if rows.any()}
 
