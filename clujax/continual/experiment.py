@@ -39,7 +39,6 @@ class Run(NamedTuple):
 class Arm(NamedTuple):
     """A method made for the scene, with its compiled prediction."""
 
-    name: str
     settings: Mapping[str, Any]
     rules: Rules
     logits: Callable
@@ -65,7 +64,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
       ConfigError, DataNotFoundError, RequestError: before any training, and before the directory is claimed.
     """
     started = time.perf_counter()
-    methods = {name: methods_for(config, config.streams[name]) for name in config.carry_out}
+    built: dict[str, Method] = {}
+    methods = {name: methods_for(config, config.streams[name], built) for name in config.carry_out}
     stage = stage_for(config)
     labels = np.asarray(stage.scene.columns["y"])
     requests = {seed: streams_for(config, labels, seed) for seed in config.seeds}
@@ -84,10 +84,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         total = sum(len(each[name]) * len(methods[name]) for each in requests.values() for name in each)
         progress.add_task("requests", total=total)
         shared = Run(config, pathlib.Path(workdir), stage, progress)
-        # Programs are compiled once for all seeds.
-        made = {
-            name: {key: arm(stage.scene, key, each) for key, each in arms.items()} for name, arms in methods.items()
-        }
+        # Programs are compiled once for all seeds, streams and names of a method.
+        made = {id(method): arm(stage.scene, method) for method in built.values()}
         for seed in config.seeds:
             bases: dict[bytes, Any] = {}
             for name, stream_requests in requests[seed].items():
@@ -100,7 +98,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
                 stream = Stream(name, seed, stream_requests, changes[seed][name], bases[first.tobytes()])
                 # The oracle first: the others are read beside its outputs.
                 for method_name in ("oracle", *(each for each in methods[name] if each != "oracle")):
-                    cell = carry_stream(shared, stream, made[name][method_name])
+                    cell = carry_stream(shared, stream, method_name, made[id(methods[name][method_name])])
                     found[name].setdefault(method_name, []).append(cell)
     result = {
         "title": config.title,
@@ -140,15 +138,15 @@ def sizes(changes: Sequence[Change], test: Mapping[str, Any]) -> dict[str, int]:
     return {"num_learn": count("learn"), "num_forget": count("forget"), "num_test": len(test["y"])}
 
 
-def arm(scene: Scene, name: str, method: Method) -> Arm:
+def arm(scene: Scene, method: Method) -> Arm:
     """Build a method's rules and its compiled prediction."""
     rules = method.build(scene)
-    return Arm(name, method.settings, rules, jax.jit(predictor(scene, rules)))
+    return Arm(method.settings, rules, jax.jit(predictor(scene, rules)))
 
 
-def carry_stream(run: Run, stream: Stream, arm: Arm) -> results.Cell:
+def carry_stream(run: Run, stream: Stream, name: str, arm: Arm) -> results.Cell:
     """One method over one stream, in its own directory; what is finished there already is read from its ledger."""
-    config, scene, name = run.config, run.stage.scene, arm.name
+    config, scene = run.config, run.stage.scene
     directory = run.workdir / "stages" / f"seed{stream.seed}" / stream.name / name
     key = jax.random.fold_in(jax.random.key(stream.seed), zlib.crc32(f"{stream.name}/{name}".encode()))
     first_key, stream_key = jax.random.split(key)
@@ -162,7 +160,7 @@ def carry_stream(run: Run, stream: Stream, arm: Arm) -> results.Cell:
         status = np.zeros(len(scene.columns["y"]), np.int8)
         for i, (request, change) in enumerate(zip(stream.requests, stream.changes, strict=True)):
             group = groups(status, change, scene.columns["y"], run.stage.test["y"])
-            measure = lambda learner, _, i=i, group=group: measured(run, stream, arm, learner, i, group)
+            measure = lambda learner, _, i=i, group=group: measured(run, stream, name, arm, learner, i, group)
             if i == 0:
                 rows.append(measure(first.learner, None) | {"seconds": 0.0})
             else:
@@ -185,13 +183,15 @@ def carry_stream(run: Run, stream: Stream, arm: Arm) -> results.Cell:
     return results.Cell(tuple(rows), arm.settings, tuple(heard))
 
 
-def measured(run: Run, stream: Stream, arm: Arm, learner: Learner, i: int, group: Groups) -> dict[str, float]:
+def measured(
+    run: Run, stream: Stream, name: str, arm: Arm, learner: Learner, i: int, group: Groups
+) -> dict[str, float]:
     """Metrics of one network after request i, beside the oracle's outputs, which the oracle's own turn leaves on disk."""
     place = run.workdir / "stages" / f"seed{stream.seed}" / stream.name / "outputs" / f"{i}.npz"
     found = outputs_of(arm.logits, learner, run.stage.scene.columns["x"], run.stage.test["x"])
-    if arm.name == "oracle":
+    if name == "oracle":
         save_outputs(place, found)
-    reference = found if arm.name == "oracle" else load_outputs(place)
+    reference = found if name == "oracle" else load_outputs(place)
     labels = run.stage.scene.columns["y"], run.stage.test["y"]
     return evaluated(found, group, *labels, reference, tasks=run.config.tasks)
 

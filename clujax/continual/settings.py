@@ -1,5 +1,6 @@
 """Names in a config become functions here, once: methods, streams, memory, and the scene of a data set."""
 
+import json
 import pkgutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -88,17 +89,22 @@ def changes_of(requests: list[Request], count: int, *, task_aware: bool = False)
     return found
 
 
-def methods_for(config: ConfigDict, stream: ConfigDict) -> dict[str, Method]:
+def methods_for(config: ConfigDict, stream: ConfigDict, built: dict[str, Method] | None = None) -> dict[str, Method]:
     """The methods to compare over one stream, those of its `also` too; `override.<name>` of a stream replaces settings.
+
+    Names whose settings are equal share one method, across the streams that share `built` too.
 
     Raises:
       ConfigError: a name or setting that is none; or no oracle to compare with.
     """
-    found = {}
+    found, built = {}, {} if built is None else built
     for name in (*config.compare, *stream.get("also", ())):
         values = lookup(config.methods, name, "compare").to_dict() | dict(stream.get("override", {}).get(name, {}))
         try:
-            found[name] = build_method(name, values)
+            key = json.dumps({"method": name} | values, sort_keys=True)
+            if key not in built:
+                built[key] = build_method(name, values)
+            found[name] = built[key]
         except ConfigError:
             raise
         except (TypeError, ValueError) as error:

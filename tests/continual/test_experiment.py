@@ -150,3 +150,12 @@ def test_a_config_is_served_request_by_request(tmp_path):
     with base.deployment(config, tmp_path) as served:
         assert [each.id for each in served.entries] == ["", "r1", "r2"]
     assert not [each for each in ledger.verify(tmp_path) if each.fault]
+
+
+def test_names_and_streams_with_equal_settings_share_one_method():
+    config, built = load(), {}
+    mixed, aware = (settings.methods_for(config, config.streams[name], built) for name in ("mixed", "aware"))
+    assert mixed["oracle"] is mixed["oracle_again"] is aware["oracle"]
+    assert mixed["ug_clu"] is not aware["ug_clu"] or "override" not in config.streams.mixed
+    other = load("--methods.ug_clu.ascent=2.0")
+    assert settings.methods_for(other, other.streams.mixed, built)["ug_clu"] is not mixed["ug_clu"]
