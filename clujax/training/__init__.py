@@ -12,6 +12,7 @@ from clujax.training.digest import tree_digest
 from clujax.training.loop import History, NonFiniteError, fit
 from clujax.training.mesh import make_mesh
 from clujax.training.metrics import Writer
+from clujax.training.outline import Outline, lower
 from clujax.training.sharding import batch_sharding, fsdp, replicate, shard, shard_batch, shardings, tensor
 from clujax.training.state import TrainState, init_state
 from clujax.training.step import default_block, make_block_step, make_train_step
@@ -20,6 +21,7 @@ __all__ = [
     "Checkpoints",
     "History",
     "NonFiniteError",
+    "Outline",
     "TrainState",
     "Writer",
     "abstract",
@@ -28,6 +30,7 @@ __all__ = [
     "fit",
     "fsdp",
     "init_state",
+    "lower",
     "make_block_step",
     "make_mesh",
     "make_train_step",

@@ -125,8 +125,8 @@ def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, axes) if axes else PartitionSpec())
 
 
-def shard_batch(batch: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
-    """Put a batch on the mesh, rows split; scalars are replicated.
+def batch_shardings(batch: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
+    """Give every array of a batch its layout: rows split, scalars replicated.
 
     Raises:
         ConfigError: the rows do not divide over the devices that share them.
@@ -147,12 +147,31 @@ def shard_batch(batch: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
             )
         return rows
 
-    return jax.device_put(batch, jax.tree_util.tree_map_with_path(place, batch))
+    return jax.tree_util.tree_map_with_path(place, batch)
+
+
+def shard_batch(batch: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
+    """Put a batch on the mesh as `batch_shardings` says.
+
+    Raises:
+        ConfigError: as `batch_shardings`.
+    """
+    return jax.device_put(batch, batch_shardings(batch, mesh, leading=leading))
+
+
+def laid_out(tree: PyTree, layout: PyTree) -> PyTree:
+    """The shapes of a tree on a layout, on devices that need not be here."""
+    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.tree.map(place, jax.eval_shape(lambda: tree) if _has_values(tree) else tree, layout)
 
 
 def path_name(path: tuple) -> str:
     """Write a tree path as `block_0/conv/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _has_values(tree: PyTree) -> bool:
+    return not all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from clujax.training.sharding import Rules, shard, shard_batch, shardings
+from clujax.training.sharding import Rules, batch_shardings, laid_out, shard, shard_batch, shardings
 from clujax.training.state import TrainState
 
 
@@ -41,7 +41,8 @@ def make_train_step(
 
     Returns:
         The step. Its metrics are those of `loss_fn` plus `loss`, `grad_norm` (of the raw gradient), and `finite`:
-        whether both are. `step.jitted` is the compiled function inside (`_cache_size()`, `lower`).
+        whether both are. `step.jitted` is the compiled function inside (`_cache_size()`), and `step.lower(state, batch,
+        **extra)` lowers it for arrays or shapes on the step's mesh, whose devices need not be here: nothing is computed.
 
     Cost: one gradient of `loss_fn`, one of each loss beside it, and one `tx.update`.
 
@@ -131,12 +132,22 @@ def _compile(
             batch = shard_batch(batch, mesh, leading=leading)
             if getattr(state.step.sharding, "mesh", None) != mesh:
                 state = shard(state, mesh, rules)
-        constant = tuple(sorted(((k, v) for k, v in extra.items() if _is_constant(v)), key=operator.itemgetter(0)))
-        traced = {k: v for k, v in extra.items() if not _is_constant(v)}
-        return jitted(state, batch, traced, constant)
+        return jitted(state, batch, *_told_apart(extra))
 
-    step.jitted = jitted
+    def lower(state: TrainState, batch: PyTree, **extra: Any) -> jax.stages.Lowered:
+        if mesh is not None:
+            state = laid_out(state, shardings(state, mesh, rules))
+            batch = laid_out(batch, batch_shardings(batch, mesh, leading=leading))
+        return jitted.lower(state, batch, *_told_apart(extra))
+
+    step.jitted, step.lower = jitted, lower
     return step
+
+
+def _told_apart(extra: dict) -> tuple[dict, tuple]:
+    """Extra arguments that are traced, and those that are constants of the program."""
+    constant = sorted(((k, v) for k, v in extra.items() if _is_constant(v)), key=operator.itemgetter(0))
+    return {k: v for k, v in extra.items() if not _is_constant(v)}, tuple(constant)
 
 
 def _is_constant(value: Any) -> bool:
