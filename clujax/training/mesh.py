@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax
-import numpy as np
+from jax.experimental import mesh_utils
 
 from clujax.errors import ConfigError
 
@@ -31,8 +31,11 @@ def make_mesh(
     """
     devices = list(jax.devices() if devices is None else devices)
     names, sizes = [name for name, _ in axes], [int(size) for _, size in axes]
-    if len(set(names)) != len(names) or not names:
-        raise ConfigError(f"mesh axes must have distinct names and be at least one, got {tuple(names)}")
+    if not names:
+        raise ConfigError('a mesh needs at least one axis, for example (("data", -1),)')
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"mesh {tuple(axes)} names the axis {twice[0]!r} twice; give each axis a name of its own")
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise ConfigError(f"mesh sizes must be positive, with at most one -1 that fills up; got {tuple(axes)}")
     given = math.prod(size for size in sizes if size != -1)
@@ -48,7 +51,10 @@ def make_mesh(
             f"mesh {tuple(axes)} needs {given} devices and there are {len(devices)}; "
             "set one size to -1 to fill up, or pass devices="
         )
-    if len(devices) == len(jax.devices()):
-        # Knows the topology of a pod and keeps neighbours together; needs all the devices.
-        return jax.make_mesh(tuple(sizes), tuple(names), axis_types=(jax.sharding.AxisType.Auto,) * len(names))
-    return jax.sharding.Mesh(np.asarray(devices).reshape(sizes), tuple(names))
+    # Knows the topology of a pod, also of one that is only described, and keeps neighbours together.
+    kind = (jax.sharding.AxisType.Auto,) * len(names)
+    try:
+        return jax.make_mesh(tuple(sizes), tuple(names), axis_types=kind, devices=devices)
+    except NotImplementedError:  # no whole axes of the torus make these sizes: an axis is cut in parts
+        split = mesh_utils.create_device_mesh(tuple(sizes), devices, allow_split_physical_axes=True)
+        return jax.sharding.Mesh(split, tuple(names), axis_types=kind)

@@ -43,9 +43,7 @@ def mask_updates(
         return inner
 
     def init(params):
-        # A tree without leaves is empty, or the stand-in with which optax's tree_map_params calls init.
-        leaves = jax.tree.leaves(params, is_leaf=_hidden)
-        if leaves and not any(map(_hidden, leaves)):
+        if _checkable(params):
             check_mask(mask, params)
         return inner.init(params)
 
@@ -68,23 +66,42 @@ class MaskState(NamedTuple):
     mask: Any
 
 
-def mask_by_state() -> optax.GradientTransformationExtraArgs:
-    """Zero what the mask in the state leaves out; the state begins with a mask that keeps all.
+def mask_by_state(mask: PyTree | None = None) -> optax.GradientTransformationExtraArgs:
+    """Zero what the mask in the state leaves out; where `mask_updates` holds its mask as a constant of the program.
 
-    For a program that is compiled once and then serves many masks: put one into the state between steps,
-    `state._replace(mask=mask)`, where `mask_updates` would hold it as a constant.
+    In the state it is laid out over devices as the parameters are, and one program serves many masks: put another one in
+    between steps, `state._replace(mask=mask)`.
+
+    Args:
+      mask: what the state begins with, booleans like the parameters; None begins with a mask that keeps all.
+
+    Raises:
+      ValueError: at `init`, a mask that does not fit the parameters or keeps nothing.
 
     Cost: one select per weight; a byte per weight for the mask.
     """
 
     def init(params):
-        return MaskState(jax.tree.map(lambda leaf: jnp.ones_like(leaf, dtype=bool), params))
+        if mask is None:
+            return MaskState(jax.tree.map(lambda leaf: jnp.ones_like(leaf, dtype=bool), params))
+        if not jax.tree.leaves(params, is_leaf=_hidden):
+            return MaskState(params)
+        if _checkable(params):
+            check_mask(mask, params)
+        own = lambda leaf, keep: leaf if _hidden(leaf) else jnp.asarray(keep)
+        return MaskState(jax.tree.map(own, params, mask, is_leaf=_hidden))
 
     def update(updates, state, params=None, **extra):
         del params, extra
         return _keep(updates, state.mask), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _checkable(params):
+    """Whether init was given the parameters: not an empty tree, nor the stand-in of optax's tree_map_params."""
+    leaves = jax.tree.leaves(params, is_leaf=_hidden)
+    return bool(leaves) and not any(map(_hidden, leaves))
 
 
 def _keep(updates, mask):

@@ -3,7 +3,7 @@
 import optax
 from jaxtyping import PyTree, ScalarLike
 
-from clujax.transforms.masking import mask_updates
+from clujax.transforms.masking import mask_by_state
 from clujax.transforms.phased import phased, scale_by_iteration_rate
 from clujax.transforms.slow import slow_weights
 
@@ -50,6 +50,5 @@ def sfron(
     """
     clip = optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)
     rate = optax.identity() if learning_rate is None else scale_by_iteration_rate(learning_rate)
-    return optax.chain(
-        phased(inner, forget=optax.chain(mask_updates(mask), clip)), rate, slow_weights(slow_step, slow_every)
-    )
+    masked = clip if mask is None else optax.chain(mask_by_state(mask), clip)
+    return optax.chain(phased(inner, forget=masked), rate, slow_weights(slow_step, slow_every))

@@ -24,7 +24,7 @@ def test_sizes_fill_up(axes, shape):
         ((("data", 4), ("fsdp", 1)), "needs 4 devices and there are 8"),
         ((("data", -1), ("fsdp", -1)), "at most one -1"),
         ((("data", 0),), "positive"),
-        ((("data", 2), ("data", 4)), "distinct names"),
+        ((("data", 2), ("data", 4)), "names the axis 'data' twice"),
         ((), "at least one"),
     ],
 )
@@ -35,3 +35,11 @@ def test_sizes_that_do_not_fit_are_named(axes, says):
 
 def test_a_part_of_the_devices():
     assert make_mesh((("data", -1),), jax.devices()[:2]).devices.tolist() == jax.devices()[:2]
+
+
+def test_sizes_that_no_axis_of_the_machine_has_are_cut_out_of_one():
+    """Virtual devices have no topology; any division of them is a mesh."""
+    for sizes in ((2, 2, 2), (1, 8), (8, 1), (4, 2)):
+        mesh = make_mesh(tuple(zip("abc", sizes)))
+        assert mesh.devices.shape == sizes
+        assert set(mesh.devices.flat) == set(jax.devices())
