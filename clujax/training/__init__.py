@@ -13,7 +13,7 @@ from clujax.training.loop import History, NonFiniteError, fit
 from clujax.training.mesh import make_mesh
 from clujax.training.metrics import Writer
 from clujax.training.outline import Outline, lower
-from clujax.training.sharding import batch_sharding, fsdp, replicate, shard, shard_batch, shardings, tensor
+from clujax.training.sharding import batch_sharding, fsdp, partition, replicate, shard, shard_batch, shardings, tensor
 from clujax.training.state import TrainState, init_state
 from clujax.training.step import default_block, make_block_step, make_train_step
 
@@ -34,6 +34,7 @@ __all__ = [
     "make_block_step",
     "make_mesh",
     "make_train_step",
+    "partition",
     "replicate",
     "shard",
     "shard_batch",

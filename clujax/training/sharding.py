@@ -1,11 +1,13 @@
 """Where each array of a state lies: rules from its path to a layout on the mesh."""
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -14,6 +16,9 @@ from clujax.training.state import TrainState
 
 Strategy = Callable[[str, tuple[int, ...], Mesh], PartitionSpec]
 Rules = Sequence[tuple[str, Strategy]]
+
+# FSDP is data parallel too: devices that share a parameter's shards each take their own rows.
+ROW_AXES = ("data", "fsdp")
 
 
 def replicate() -> Strategy:
@@ -34,6 +39,29 @@ def fsdp(axis: str = "fsdp", min_size: int = 2**16) -> Strategy:
             return PartitionSpec()
         chosen = max(fitting, key=lambda dim: shape[dim])
         return PartitionSpec(*[axis if dim == chosen else None for dim in range(chosen + 1)])
+
+    return strategy
+
+
+def partition(*axes: str | None) -> Strategy:
+    """Split each dimension over the mesh axis at its place, None keeps it whole; refuses an array that has no such split.
+
+    For a kernel `[width, heads, head]`, `partition("fsdp", "model", None)` is tensor parallel over the heads and splits the
+    rest as FSDP does.
+    """
+
+    def strategy(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+        if len(shape) != len(axes):
+            raise ConfigError(
+                f"partition{axes} has {len(axes)} places and {path!r} has shape {shape}; narrow the rule's pattern"
+            )
+        for extent, axis in zip(shape, axes):
+            if axis is not None and extent % _axis_size(mesh, axis, path):
+                raise ConfigError(
+                    f"partition{axes} cannot split {path!r} of shape {shape} over {axis!r} ({mesh.shape[axis]} parts); "
+                    "narrow the rule's pattern or change the mesh"
+                )
+        return PartitionSpec(*axes)
 
     return strategy
 
@@ -70,8 +98,10 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
         A tree of `NamedSharding` with the structure of `tree`.
 
     Raises:
-        ConfigError: a strategy does not fit an array or the mesh.
+        ConfigError: a strategy does not fit an array or the mesh, or a rule's pattern is in no path of a `TrainState`.
     """
+    if rules is not None and isinstance(tree, TrainState):
+        _check_patterns(rules, (tree.params, tree.stats))
     if rules is None:
         rules = ((".*", fsdp()),) if "fsdp" in mesh.axis_names else ()
     whole = NamedSharding(mesh, PartitionSpec())
@@ -118,10 +148,9 @@ def shard(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     """Split the rows of a batch over the axes `data` and `fsdp`, those that the mesh has.
 
-    FSDP is data parallel too: devices that share a parameter's shards each take their own rows. `leading` counts the
-    dimensions before the rows that stay whole (1 for a stack of batches).
+    `leading` counts the dimensions before the rows that stay whole (1 for a stack of batches).
     """
-    axes = tuple(axis for axis in ("data", "fsdp") if axis in mesh.axis_names)
+    axes = tuple(axis for axis in ROW_AXES if axis in mesh.axis_names)
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, axes) if axes else PartitionSpec())
 
 
@@ -159,10 +188,34 @@ def shard_batch(batch: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
     return jax.device_put(batch, batch_shardings(batch, mesh, leading=leading))
 
 
+# What the built-in models call the dimensions of their activations, and the mesh axes these are split over.
+ACTIVATIONS = {"rows": ROW_AXES, "hidden": ("model",)}
+
+
+@contextlib.contextmanager
+def activations_on(mesh: Mesh | None) -> Iterator[None]:
+    """Trace a program with the activations of the built-in models laid out on the mesh, by `ACTIVATIONS`."""
+    if mesh is None:
+        yield
+        return
+    rules = {name: tuple(axis for axis in axes if axis in mesh.axis_names) for name, axes in ACTIVATIONS.items()}
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(tuple(rules.items())):
+        yield
+
+
 def laid_out(tree: PyTree, layout: PyTree) -> PyTree:
     """The shapes of a tree on a layout, on devices that need not be here."""
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     return jax.tree.map(place, jax.eval_shape(lambda: tree) if _has_values(tree) else tree, layout)
+
+
+def _check_patterns(rules: Rules, tree: PyTree) -> None:
+    """Refuse a rule that no path fits: its author believes that something is laid out which is not."""
+    names = [path_name(path[1:]) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    for pattern, _ in rules:
+        if not any(re.search(pattern, name) for name in names):
+            shown = ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")
+            raise ConfigError(f"the sharding rule {pattern!r} fits no parameter; the paths are: {shown}")
 
 
 def path_name(path: tuple) -> str:

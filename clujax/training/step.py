@@ -10,7 +10,15 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from clujax.training.sharding import Rules, batch_shardings, laid_out, shard, shard_batch, shardings
+from clujax.training.sharding import (
+    Rules,
+    activations_on,
+    batch_shardings,
+    laid_out,
+    shard,
+    shard_batch,
+    shardings,
+)
 from clujax.training.state import TrainState
 
 
@@ -119,7 +127,8 @@ def _compile(
     donated = ("state",) if donate else ()
 
     def call(state: TrainState, batch: PyTree, traced: dict, constant: tuple) -> tuple[TrainState, dict]:
-        new, metrics = function(state, batch, traced | dict(constant))
+        with activations_on(mesh):
+            new, metrics = function(state, batch, traced | dict(constant))
         if mesh is not None:
             # Without it XLA may choose another layout for the result, and the next call would compile again.
             new = jax.lax.with_sharding_constraint(new, shardings(new, mesh, rules))
