@@ -9,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PRNGKeyArray, PyTree
 
 from clujax.adaptation.losses import cross_entropy
-from clujax.adaptation.request import Request
-from clujax.errors import CheckpointError
+from clujax.adaptation.request import Request, is_abstract
+from clujax.errors import CheckpointError, ConfigError
 from clujax.geometry import check_mask, density, diagonal_estimator, ratio_mask
+from clujax.training import shard, shard_batch
 
 
 def fisher_diagonals(
@@ -50,7 +52,11 @@ def row_diagonal(
 ) -> PyTree:
     """Diagonal Fisher information of the original network on any rows; arguments and cost as `fisher_diagonals`."""
     estimate = estimate or _estimator(request, kind, pre_clip)
-    return estimate(request.params, augmented_batches(request, rows, batch_size, max_batches, key), key)
+    params, batches = request.params, augmented_batches(request, rows, batch_size, max_batches, key)
+    if request.mesh is not None and (kind == "batch" or not _one_at_a_time()):
+        params = shard(params, request.mesh, request.rules)
+        batches = (_placed(batch, request.mesh) for batch in batches)
+    return estimate(params, batches, key)
 
 
 def _estimator(request, kind, pre_clip):
@@ -60,9 +66,21 @@ def _estimator(request, kind, pre_clip):
     def losses(params, batch):
         return cross_entropy(outputs(params, batch), batch["y"])
 
-    # On a CPU a copy of the weights for each row of a batch falls out of the cache: one row at a time is faster there.
-    microbatch = 1 if jax.default_backend() == "cpu" else None
+    microbatch = 1 if _one_at_a_time() else None
     return diagonal_estimator(losses, kind=kind, pre_clip=pre_clip, outputs=outputs, microbatch=microbatch)
+
+
+def _one_at_a_time():
+    # On a CPU a copy of the weights for each row of a batch falls out of the cache: one row at a time is faster there.
+    return jax.default_backend() == "cpu"
+
+
+def _placed(batch, mesh):
+    """A batch on the mesh: rows split where they divide, whole on every device where they do not (the last of a set)."""
+    try:
+        return shard_batch(batch, mesh)
+    except ConfigError:
+        return jax.device_put(batch, NamedSharding(mesh, PartitionSpec()))
 
 
 def augmented_batches(request, rows, batch_size, max_batches, key):
@@ -78,7 +96,12 @@ def augmented_batches(request, rows, batch_size, max_batches, key):
 
 
 def balanced_mask(request: Request, threshold: float, **options) -> tuple[PyTree, dict]:
-    """The mask F_forget / F_remain ≥ threshold, checked, with its density report; options as `fisher_diagonals`."""
+    """The mask F_forget / F_remain ≥ threshold, checked, with its density report; options as `fisher_diagonals`.
+
+    A request of shapes gets the mask that keeps all.
+    """
+    if is_abstract(request):
+        return jax.tree.map(lambda leaf: np.broadcast_to(np.True_, leaf.shape), request.params), {}
     forget, remain = fisher_diagonals(request, **options)
     mask = ratio_mask(forget, remain, threshold)
     check_mask(mask, request.params)

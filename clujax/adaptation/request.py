@@ -115,6 +115,11 @@ def _provided(request: Request, need: str) -> bool:
     return need != "classes" or whole_classes(request)
 
 
+def is_abstract(request: Request) -> bool:
+    """Whether the network is given by its shapes only: its steps can be outlined, and nothing can be computed."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(request.params))
+
+
 def whole_classes(request: Request) -> bool:
     """Whether the forget rows are whole classes: no remaining row has one of their labels."""
     return request.remain is None or not np.isin(np.asarray(request.forget["y"]), np.asarray(request.remain["y"])).any()
@@ -130,8 +135,14 @@ def forward(
 
 
 def stream(request: Request, rows: Mapping[str, Any], batch_size: int, key: PRNGKeyArray) -> Callable[[int], dict]:
-    """`batch_at(step)` over rows, shuffled anew each epoch, laid out on the request's mesh; columns but x, y as given."""
+    """`batch_at(step)` over rows, shuffled anew each epoch, laid out on the request's mesh; columns but x, y as given.
+
+    A request of shapes gets batches of shapes.
+    """
     columns = {name: column for name, column in rows.items() if name != "index"}
+    if is_abstract(request):
+        batch = {name: jax.ShapeDtypeStruct((batch_size, *c.shape[1:]), c.dtype) for name, c in columns.items()}
+        return lambda step: dict(batch)
     sharding = None if request.mesh is None else batch_sharding(request.mesh)
     return resident(columns, batch_size, key, sharding=sharding)
 

@@ -1,5 +1,6 @@
 """Names in a config become functions here, once, and a data set becomes the rows of a run."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from clujax import data, models
+from clujax import data, models, training
 from clujax.adaptation import schedules
 from clujax.adaptation.losses import adaptive_ascent, random_relabel
 from clujax.errors import ConfigError
@@ -15,6 +16,12 @@ from clujax.errors import ConfigError
 MODELS = {"mlp": models.mlp, "cnn": models.cnn, "resnet": models.resnet, "vit": models.vit}
 SCHEDULES = {name: getattr(schedules, name) for name in ("constant", "cosine", "linear", "quadratic")}
 OBJECTIVES = {"adaptive_ascent": adaptive_ascent, "random_relabel": random_relabel}
+STRATEGIES = {
+    "replicate": training.replicate,
+    "fsdp": training.fsdp,
+    "tensor": training.tensor,
+    "partition": training.partition,
+}
 AUGMENTS = {"none": None, "crop_flip": data.crop_flip}
 
 
@@ -23,6 +30,30 @@ def lookup(table: Mapping[str, Any] | ConfigDict, name: str, where: str) -> Any:
     if name not in table:
         raise ConfigError(f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.")
     return table[name]
+
+
+def build_rules(config: ConfigDict) -> training.sharding.Rules | None:
+    """The layout that `config.rules` asks for: (pattern, strategy, its arguments ...) each.
+
+    For example `(("query/kernel", "partition", "fsdp", "model", None), (".*", "fsdp"))`; None where it asks for none.
+
+    Raises:
+      ConfigError: a rule of another form, a strategy that is none, or a pattern that is no regular expression.
+    """
+    if not config.get("rules"):
+        return None
+    found = []
+    for rule in config.rules:
+        if isinstance(rule, str) or len(rule) < 2:
+            raise ConfigError(f"rules has {rule!r}; expected (pattern, strategy, arguments ...).")
+        pattern, name, *arguments = rule
+        strategy = lookup(STRATEGIES, name, f"the strategy of rule {pattern!r}")
+        try:
+            re.compile(pattern)
+            found.append((pattern, strategy(*arguments)))
+        except (re.error, TypeError) as error:
+            raise ConfigError(f"the rule {tuple(rule)!r} cannot be read: {error}") from error
+    return tuple(found)
 
 
 def select_rows(dataset: data.Dataset, settings: ConfigDict):
@@ -69,13 +100,20 @@ def _unit(x):
 INPUTS = ("standardize", "unit")
 
 
-def build_classifier(config: ConfigDict, train: Mapping[str, Any], num_classes: int) -> models.Classifier:
-    """The network behind a standardisation by the training rows' mean and spread per channel, or behind nothing."""
+def build_classifier(
+    config: ConfigDict, train: Mapping[str, Any], num_classes: int, platform: str | None = None
+) -> models.Classifier:
+    """The network behind a standardisation by the training rows' mean and spread per channel, or behind nothing.
+
+    `config.accumulate` is the number of parts in which it reads a batch; `platform` is that of the devices it is for.
+    """
     settings = config.model
     options = {key: value for key, value in settings.items() if key != "name"}
     if "dtype" in options:
         options["dtype"] = jnp.dtype(options["dtype"])
     network = lookup(MODELS, settings.name, "model.name")(num_classes=num_classes, **options)
+    # A loop over parts is slow for convolutions on a CPU, and lets an accelerator reuse the memory of a part.
+    network = models.microbatched(network, config.get("accumulate") or 1, unroll=training.default_block(platform) == 1)
     inputs = config.data.get("inputs") or "standardize"
     if inputs not in INPUTS:
         raise ConfigError(f"data.inputs is {inputs!r}; expected one of {INPUTS}.")

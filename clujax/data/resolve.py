@@ -19,27 +19,40 @@ FASHION_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
+class Look(NamedTuple):
+    """What a set looks like, for plans that are made where it is not: shape and dtype of a row, classes, training rows."""
+
+    shape: tuple[int, ...]
+    num_classes: int
+    train_rows: int
+    dtype: str = "uint8"
+
+
 class Known(NamedTuple):
-    """How one named set is recognised: class names, idx hashes, a reader of a pip package, how to get it."""
+    """How one named set is recognised: class names, idx hashes, a reader of a pip package, how to get it, how it looks."""
 
     classes: tuple[str, ...] | None = None
     idx: dict[str, str] | None = None
     package: Callable | None = None
     pip: str = '"clujax[data]"'
     apt: str | None = None
+    look: Look | None = None
 
 
 DIGIT_CLASSES = tuple(map(str, range(10)))
 KNOWN = {
     "digits": Known(DIGIT_CLASSES, package=packages.digits),
-    "mnist": Known(DIGIT_CLASSES, files.MNIST, packages.mnist_5k),
-    "fashion_mnist": Known(FASHION_CLASSES, files.FASHION_MNIST, apt="dataset-fashion-mnist"),
+    "mnist": Known(DIGIT_CLASSES, files.MNIST, packages.mnist_5k, look=Look((28, 28), 10, 60_000)),
+    "fashion_mnist": Known(
+        FASHION_CLASSES, files.FASHION_MNIST, apt="dataset-fashion-mnist", look=Look((28, 28), 10, 60_000)
+    ),
     "emoji": Known(packages.EMOJI_CATEGORIES, package=packages.emoji),
     "animal_mnist": Known(packages.ANIMALS, package=packages.animal_mnist, pip="--no-deps animal-mnist"),
-    "cifar10": Known(CIFAR10_CLASSES),
-    "cifar100": Known(),
-    "svhn": Known(DIGIT_CLASSES),
-    "tiny_imagenet": Known(),
+    "cifar10": Known(CIFAR10_CLASSES, look=Look((32, 32, 3), 10, 50_000)),
+    "cifar100": Known(look=Look((32, 32, 3), 100, 50_000)),
+    "svhn": Known(DIGIT_CLASSES, look=Look((32, 32, 3), 10, 73_257)),
+    "tiny_imagenet": Known(look=Look((64, 64, 3), 200, 100_000)),
+    "imagenet": Known(look=Look((224, 224, 3), 1000, 1_281_167)),
 }
 SYSTEM = pathlib.Path("/usr/share/datasets")
 ARCHIVES = (".deb", ".tgz", ".tar", ".tar.gz", ".tar.xz")

@@ -91,9 +91,9 @@ def make_block_step(
     return _compile(block, mesh, rules, donate, leading=1)
 
 
-def default_block() -> int:
-    """Say how many steps one call should hold here: 1 on CPU, 16 on accelerators."""
-    return 1 if jax.default_backend() == "cpu" else 16
+def default_block(platform: str | None = None) -> int:
+    """Say how many steps one call should hold on a platform, by default this one: 1 on CPU, 16 on accelerators."""
+    return 1 if (platform or jax.default_backend()) == "cpu" else 16
 
 
 def _one_step(
