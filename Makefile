@@ -20,10 +20,15 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
+# The TPU compiler, where there is one for this platform: without it the tests that ask it are skipped and say so.
+$(VENV)/.plan: $(READY)
+	-$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.txt "jax[tpu]"
+	@touch $@
+
 demo: $(READY)   ## train, forget, show: about a minute on two cores after set-up
 	$(BIN)/clujax run configs/unlearning/demo.py --workdir runs/demo
 
-test: $(READY) lint  ## what CI runs: lint, run-time shape checks, tests, doctests
+test: $(READY) $(VENV)/.plan lint  ## what CI runs: lint, run-time shape checks, tests, doctests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(READY)   ## ruff, format included

@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clujax import data, models, training
@@ -30,6 +32,17 @@ def lookup(table: Mapping[str, Any] | ConfigDict, name: str, where: str) -> Any:
     if name not in table:
         raise ConfigError(f"{where} is {name!r}; expected one of {', '.join(sorted(table))}.")
     return table[name]
+
+
+def build_mesh(config: ConfigDict) -> Mesh | None:
+    """The devices on the axes of `config.mesh`; None for the default device alone: no axes, or no other device.
+
+    Raises:
+      ConfigError: as `clujax.training.make_mesh`.
+    """
+    if not config.mesh or jax.device_count() == 1:
+        return None
+    return training.make_mesh(config.mesh)
 
 
 def build_rules(config: ConfigDict) -> training.sharding.Rules | None:

@@ -10,8 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from clujax import data, training
-from clujax.adaptation.settings import AUGMENTS, OBJECTIVES, SCHEDULES, build_classifier, lookup, select_rows
+from clujax import data
+from clujax.adaptation.settings import (
+    AUGMENTS,
+    OBJECTIVES,
+    SCHEDULES,
+    build_classifier,
+    build_mesh,
+    build_rules,
+    lookup,
+    select_rows,
+)
 from clujax.continual import memory as memories
 from clujax.continual import methods, objectives
 from clujax.continual.head import growing
@@ -46,7 +55,7 @@ def stage_for(config: ConfigDict) -> Stage:
     """
     dataset = data.load(config.data.name, path=config.data.path, fallback=config.data.fallback)
     train, test, _ = select_rows(dataset, config.data)
-    mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
+    mesh, rules = build_mesh(config), build_rules(config)
     columns = {name: jax.device_put(jnp.asarray(train[name]), replicated(mesh)) for name in ("x", "y")}
     classifier = build_classifier(config, train, len(dataset.classes))
     scene = Scene(
@@ -56,6 +65,7 @@ def stage_for(config: ConfigDict) -> Stage:
         augment=AUGMENTS[config.data.augment],
         policy=lookup(POLICIES, config.memory.policy, "memory.policy"),
         mesh=mesh,
+        rules=rules,
     )
     return Stage(scene, test, dataset.source, dataset.classes)
 

@@ -21,7 +21,7 @@ from clujax.adaptation.method import Method, Outcome, execute, unlearn
 from clujax.adaptation.plans import train_on
 from clujax.adaptation.predictions import predictions
 from clujax.adaptation.request import Request, check_request
-from clujax.adaptation.settings import AUGMENTS, build_classifier, lookup, select_rows
+from clujax.adaptation.settings import AUGMENTS, build_classifier, build_mesh, build_rules, lookup, select_rows
 from clujax.data import take_rows
 from clujax.unlearning import cells, evidence, noise, results
 from clujax.unlearning.cases import Case, case_for
@@ -30,6 +30,7 @@ from clujax.unlearning.decomposition import parts_probe
 from clujax.unlearning.distances import parameter_distance
 from clujax.unlearning.ensembles import ensemble_logits, member, train_ensemble
 from clujax.unlearning.metrics import check_unseen, evaluate, gaps, summary
+from clujax.unlearning.outline import check_layout
 from clujax.unlearning.relearning import relearn_time
 from clujax.unlearning.settings import methods_for
 from clujax.unlearning.sweep import sweep
@@ -43,6 +44,7 @@ class Run(NamedTuple):
     augment: Callable | None
     classes: tuple[str, ...]
     mesh: Any
+    rules: Any
     progress: Any
 
 
@@ -74,7 +76,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         for name, request in requests.items()
         for seed in config.seeds
     }
-    mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
+    mesh, rules = build_mesh(config), build_rules(config)
+    check_layout(config, mesh, train, len(dataset.classes))
     for name, methods in arms.items():
         check_arms(config, cases[name, config.seeds[0]], methods)
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
@@ -91,6 +94,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
             AUGMENTS[config.data.augment],
             dataset.classes,
             mesh,
+            rules,
             progress,
         )
         for seed in config.seeds:
@@ -155,7 +159,15 @@ def pretrain(run: Run, case: Case, seed: int, name: str) -> Trained:
     classifier = build_classifier(run.config, case.train, case.num_classes)
     params, stats = classifier.init(init_key, case.train["x"][:1])
     everything = Request(
-        classifier, None, None, case.train, case.train, case.num_classes, augment=run.augment, mesh=run.mesh
+        classifier,
+        None,
+        None,
+        case.train,
+        case.train,
+        case.num_classes,
+        augment=run.augment,
+        mesh=run.mesh,
+        rules=run.rules,
     )
     plan = train_on(everything, case.train, params, stats, stream_key, **run.config.pretrain.to_dict())
     # The run donates its starting arrays; what methods need of them later is kept on the host.
@@ -175,6 +187,7 @@ def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, 
         num_classes=case.num_classes,
         augment=run.augment,
         mesh=run.mesh,
+        rules=run.rules,
         initial=original.initial,
         validation=case.extra.get("validation"),
     )
@@ -275,7 +288,7 @@ def retrain_noise(run, request, case, rows, reference, untrained, key, *, file, 
     recipe = {name: value for name, value in run.config.methods.retrain.to_dict().items() if name != "method"}
     keep = np.isin(np.arange(len(case.train["y"])), case.split.remain)
     models, devices = run.config.noise.models, jax.device_count()
-    mesh = training.make_mesh((("ensemble", -1),)) if devices > 1 and models % devices == 0 else None
+    mesh = training.make_mesh((("ensemble", -1),)) if run.mesh is not None and models % devices == 0 else None
     ensemble = train_ensemble(
         request.classifier,
         case.train,

@@ -1,6 +1,8 @@
 """The compiled steps of an unlearning run as shapes: what a plan needs, and what is checked before anything long."""
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,29 +17,33 @@ from clujax.adaptation.plans import train_on
 from clujax.adaptation.request import Request
 from clujax.adaptation.settings import AUGMENTS, build_classifier, build_rules, lookup
 from clujax.errors import ConfigError
-from clujax.training import Outline, init_state
+from clujax.training import Outline, init_state, shardings
+from clujax.training.sharding import ROW_AXES, batch_shardings
 from clujax.unlearning.settings import methods_for
 
 FORGET_SHARE = 0.1  # of the rows, where a request does not say
 
 
-def outlines(config: ConfigDict, mesh: Mesh | None) -> list[Outline]:
+def outlines(
+    config: ConfigDict, mesh: Mesh | None, rows: Mapping[str, Any] | None = None, num_classes: int | None = None
+) -> list[Outline]:
     """Outline the steps that a run of this config compiles: training, and the methods of its first request.
 
-    Rows, classes and shapes are those of the named data set (`data.KNOWN`), or of `config.data.shape`, `.classes` and
-    `.train_rows`; the data need not be here, nor the devices of the mesh. The methods are `config.planned`, by default the
-    one whose evidence is shown.
+    Without `rows` and `num_classes`, these are of the look of the named data set (`data.KNOWN`) or as `config.data.shape`,
+    `.classes` and `.train_rows` say; the data need not be here, nor the devices of the mesh. The methods are
+    `config.planned`, by default the one whose evidence is shown.
 
     Raises:
       ConfigError: a data set of unknown look, or a method whose preparing computes with the network's values.
     """
-    rows, num_classes = _rows(config)
+    rows, num_classes = _rows(config) if rows is None else (rows, num_classes)
     platform = None if mesh is None else mesh.devices.flat[0].platform
     classifier = build_classifier(config, {"x": _few(rows["x"])}, num_classes, platform)
     params, stats = jax.eval_shape(classifier.init, jax.random.key(0), _few(rows["x"]))
     request = config.requests[config.carry_out[0]]
     share = request.get("fraction") or FORGET_SHARE
     forget = max(1, int(share * len(rows["y"])))
+    rows = {name: rows[name] for name in ("x", "y")}
     part = lambda count: {name: np.broadcast_to(c[:1], (count, *c.shape[1:])) for name, c in rows.items()}
     whole = Request(
         classifier,
@@ -67,6 +73,29 @@ def outlines(config: ConfigDict, mesh: Mesh | None) -> list[Outline]:
             ) from error
         found += _steps(name, plan)
     return found
+
+
+def check_layout(config: ConfigDict, mesh: Mesh | None, rows: Mapping[str, Any], num_classes: int) -> None:
+    """Refuse rules and batch sizes that do not fit the mesh, before anything long.
+
+    Raises:
+      ConfigError: naming the rule or the setting.
+    """
+    parts = config.get("accumulate") or 1
+    devices = 1 if mesh is None else math.prod(mesh.shape.get(axis, 1) for axis in ROW_AXES)
+    sizes = {"pretrain": config.pretrain.get("batch_size")}
+    sizes |= {f"methods.{name}": config.methods[name].get("batch_size") for name in config.compare}
+    for where, size in sizes.items():
+        if size and size % (parts * devices):
+            read = f", each in {parts} parts (accumulate)" if parts > 1 else ""
+            raise ConfigError(
+                f"{where}.batch_size is {size}, which {devices} devices{read} cannot share evenly; "
+                f"use a multiple of {parts * devices}"
+            )
+    if mesh is not None:
+        for outline in outlines(config, mesh, rows, num_classes):
+            shardings(outline.state, mesh, build_rules(config))
+            batch_shardings(outline.batch, mesh)
 
 
 def _steps(stage: str, plan: Plan) -> list[Outline]:

@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
 
     demo = pathlib.Path(clujax.__file__).parent.parent / "configs" / "unlearning" / "demo.py"
     config = runpy.run_path(str(demo))["get_config"]()
+    config.mesh = ()  # one device: eight virtual ones share two cores
     config.data.name = "digits"
     config.data.train_rows = 400
     config.data.test_rows = 200

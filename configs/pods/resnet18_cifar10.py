@@ -1,0 +1,25 @@
+"""CIFAR-10, ResNet-18, 10 % random rows forgotten by SFR-on: the paper's table with batches for a whole slice.
+
+Command: clujax run configs/pods/resnet18_cifar10.py --workdir gs://BUCKET/resnet18 --data.path=cifar10.npz
+Plan:    clujax plan configs/pods/resnet18_cifar10.py --topology v5e:4x4
+Time:    see the plan below; not run here
+Data:    as configs/unlearning/cifar10.py
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The settings of configs/unlearning/cifar10.py with batches of 1,024 rows and rates in proportion."""
+    folder = pathlib.Path(__file__).parents[1] / "unlearning"
+    config = runpy.run_path(str(folder / "cifar10.py"))["get_config"]()
+    config.title = "Forgetting 10 % of CIFAR-10, ResNet-18, on a slice"
+    config.compare = ("retrain", "finetune", "sfron")
+    for recipe in (config.pretrain, config.methods.retrain, config.methods.finetune):
+        recipe.batch_size = 1024
+        recipe.learning_rate = 8 * recipe.learning_rate
+    config.methods.sfron.batch_size = 1024
+    return config
