@@ -1,14 +1,17 @@
 """A step compiled for its mesh, and what that says: memory, work, collectives, and the time that they allow."""
 
+import contextlib
 import functools
 import math
 import re
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clujax.errors import ConfigError
@@ -124,13 +127,27 @@ def analyse(outline: Outline, mesh: Mesh, topology: Topology) -> StepPlan:
 def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, int, int | None]:
     """The program; or None, the bytes that it would need, and those that a chip has."""
     try:
-        return lowered.compile(), 0, None
+        with _uncached():
+            return lowered.compile(), 0, None
     except jax.errors.JaxRuntimeError as error:
         short = _SHORT.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not short:
             raise
         need, limit = (int(float(short[i]) * _UNITS[short[i + 1]]) for i in (1, 3))
         return None, need, limit
+
+
+@contextlib.contextmanager
+def _uncached() -> Iterator[None]:
+    """No compilation cache: jax would write programs for described devices to it, and cannot read them back."""
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def _by_rows(outline: Outline, memory: Memory) -> int | None:

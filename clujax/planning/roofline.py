@@ -107,21 +107,29 @@ def sent(kind: str, payload: float, group: int, dimensions: int = 0) -> float:
 
 
 def links(mesh: jax.sharding.Mesh, axes: tuple[str, ...], chip: Chip, wrapped: tuple[bool, ...]) -> tuple[float, int]:
-    """Bytes/s at which a chip sends along mesh axes, and over how many dimensions of the torus.
-
-    A dimension gives two links where the group closes a ring and one where it is a line: its ends pass everything
-    through one link.
-    """
+    """Bytes/s at which a chip sends along mesh axes, and over how many dimensions of the torus (0 for a switch)."""
     if not chip.torus or not wrapped:
         return chip.link_rate, 0
-    group = next(iter(along_axes(mesh, axes)))
-    coordinates = np.array([mesh.devices.flat[place].coords[: len(wrapped)] for place in group])
-    extents = np.array([device.coords[: len(wrapped)] for device in mesh.devices.flat]).max(0) + 1
-    spanned = [len(set(column)) for column in coordinates.T]
-    used = [
-        2 if closed and span == extent else 1 for span, extent, closed in zip(spanned, extents, wrapped) if span > 1
-    ]
-    return chip.link_rate * max(1, sum(used)), max(1, len(used))
+    group = sorted(next(iter(along_axes(mesh, axes))))
+    place = lambda device: device.coords[: len(wrapped)]
+    extents = np.array([place(device) for device in mesh.devices.flat]).max(0) + 1
+    count, dimensions = spanned(np.array([place(mesh.devices.flat[i]) for i in group]), extents, wrapped)
+    return chip.link_rate * count, dimensions
+
+
+def spanned(places: np.ndarray, extents: np.ndarray, wrapped: tuple[bool, ...]) -> tuple[int, int]:
+    """Links that each chip of a group has to the others, and the dimensions of the torus that they run in.
+
+    A dimension gives two where the group closes a ring and one where it is a line: its ends pass everything through one.
+
+    Args:
+        places: coordinates of the group's chips, one row each.
+        extents: of the slice.
+        wrapped: which dimensions are closed.
+    """
+    spans = [len(set(column)) for column in places.T.tolist()]
+    used = [2 if closed and span == extent else 1 for span, extent, closed in zip(spans, extents, wrapped) if span > 1]
+    return max(1, sum(used)), max(1, len(used))
 
 
 def scale(

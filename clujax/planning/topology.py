@@ -90,6 +90,10 @@ def prepare(wanted: Sequence[Topology]) -> None:
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_MIN_LOG_LEVEL", "3"),
         ("TPU_STDERR_LOG_LEVEL", "3"),
+        (
+            "TPU_ACCELERATOR_TYPE",
+            "v5litepod-4",
+        ),  # of no effect on what is compiled; else stderr says that it is missing
         ("TPU_WORKER_HOSTNAMES", "localhost"),
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),  # the compiler alone takes no chip, so no process keeps another out
     ):
@@ -162,9 +166,13 @@ def mesh(axes: Sequence[tuple[str, int]], on: Sequence[jax.Device]) -> jax.shard
 
 def one_slice(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
     """The part of a mesh that lies in its first slice, with the same axes."""
-    index = np.vectorize(lambda device: getattr(device, "slice_index", None) or 0)(mesh.devices)
-    kept = np.ix_(*(np.unique(places) for places in np.nonzero(index == index.flat[0])))
-    return jax.sharding.Mesh(mesh.devices[kept], mesh.axis_names)
+    return jax.sharding.Mesh(slice_devices(mesh.devices), mesh.axis_names)
+
+
+def slice_devices(devices: np.ndarray) -> np.ndarray:
+    """Those of an array of devices that lie in the slice of the first, in an array of as many dimensions."""
+    index = np.vectorize(lambda device: getattr(device, "slice_index", None) or 0, otypes=[int])(devices)
+    return devices[np.ix_(*(np.unique(places) for places in np.nonzero(index == index.flat[0])))]
 
 
 def wrapped(topology: Topology) -> tuple[bool, ...]:
@@ -185,12 +193,18 @@ def _requirement() -> str:
 
 
 def _nearest(text: str) -> str:
-    names = ["local", "cpu:8", *(str(Topology(kind, dims)) for kind, slices in OFFERED.items() for dims in slices)]
+    kind = _kind(text)
+    kinds = {kind: OFFERED[kind]} if kind in OFFERED else OFFERED
+    names = ["local", "cpu:8", *(str(Topology(kind, dims)) for kind, slices in kinds.items() for dims in slices)]
     return (difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.3) or ["v5e:4x4"])[0]
 
 
+def _kind(text: str) -> str:
+    return text.strip().lower().rpartition("*")[2].partition(":")[0]
+
+
 def _offered(text: str) -> str:
-    kind = text.rpartition("*")[2].partition(":")[0]
+    kind = _kind(text)
     if kind not in OFFERED:
         return ""
     more = " and whole 4x4x4 cubes" if OFFERED[kind] is _CUBES else ""
