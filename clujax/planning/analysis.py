@@ -75,13 +75,19 @@ class StepPlan(NamedTuple):
         return not self.memory.over
 
 
-def analyse(outline: Outline, mesh: Mesh, topology: Topology) -> StepPlan:
+def analyse(outline: Outline, mesh: Mesh, topology: Topology, lowered: jax.stages.Lowered | None = None) -> StepPlan:
     """Compile the step and read the result; a step that is too large for its chips gives a plan that says so.
+
+    Args:
+        outline: of the step.
+        mesh: that it was made for.
+        topology: that the mesh lies on.
+        lowered: the step, when it has been lowered already.
 
     Raises:
         ConfigError: the batch does not divide over the mesh, or a rule names an axis that the mesh lacks.
     """
-    lowered = lower(outline)
+    lowered = lowered or lower(outline)
     device = mesh.devices.flat[0]
     chip, began = chips.of_kind(device.device_kind), time.perf_counter()
     parts, gradients = _arguments(lowered)

@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -16,9 +18,10 @@ from clujax import configuration
 from clujax.errors import ConfigError
 from clujax.planning import figure, tables, topology
 from clujax.planning.analysis import StepPlan, analyse
-from clujax.training import workdir
+from clujax.training import Outline, lower, workdir
 
 _PACKAGE = pathlib.Path(clujax.__file__).parent
+_ALL_DATA = (("data", -1),)
 ASSUMED = (
     "Times are lower bounds: data-sheet peaks, no latency, bfloat16 passes; 'in turn' is the sum of computing, memory and "
     "network, the rest lets all three overlap."
@@ -56,31 +59,20 @@ def plan(
     for path, config in configs.items():
         _check_system(path, config)
     topology.prepare([where for _, where in cases])
-    console, told = Console(), Console(stderr=True)
-    several, plans = len(configs) > 1, []
-    for path, where in cases:
-        for each in of_config(configs[path], where, told):
-            plans.append(each._replace(name=f"{pathlib.Path(path).stem}: {each.name}") if several else each)
+    # All that can be wrong is found before the first step is compiled.
+    steps = [(path, where, *step) for path, where in cases for step in _steps(configs[path], where)]
+    plans = []
+    for number, (path, where, mesh, outline, lowered) in enumerate(steps, 1):
+        name = outline.name if len(configs) == 1 else f"{pathlib.Path(path).stem}: {outline.name}"
+        with Console(stderr=True).status(f"compiling {name} for {where} ({number} of {len(steps)})"):
+            plans.append(analyse(outline._replace(name=name), mesh, where, lowered))
+    console = Console()
     show(plans, console)
     if out:
-        for path in write(
-            plans, out, {path: json.loads(configuration.to_json(config)) for path, config in configs.items()}
-        ):
+        plain = {path: json.loads(configuration.to_json(config)) for path, config in configs.items()}
+        for path in write(plans, out, plain):
             console.print(f"wrote {path}", soft_wrap=True, highlight=False)
     return int(not all(each.fits for each in plans))
-
-
-def of_config(config: ConfigDict, where: topology.Topology, told: Console | None = None) -> list[StepPlan]:
-    """Plan every step of a config on one topology, saying on `told` which one is being compiled."""
-    told = told or Console(quiet=True)
-    devices = topology.devices(where)
-    mesh = topology.mesh(config.mesh, devices)
-    outlines = importlib.import_module(f"clujax.{config.system}.outline").outlines(config, mesh)
-    plans = []
-    for number, outline in enumerate(outlines, 1):
-        with told.status(f"compiling {outline.name} for {where} ({number} of {len(outlines)})"):
-            plans.append(analyse(outline, mesh, where))
-    return plans
 
 
 def show(plans: Sequence[StepPlan], console: Console) -> None:
@@ -130,6 +122,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(each) for each in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _steps(config: ConfigDict, where: topology.Topology) -> list[tuple[Mesh, Outline, jax.stages.Lowered]]:
+    mesh = topology.mesh(config.get("mesh") or _ALL_DATA, topology.devices(where))
+    outlines = importlib.import_module(f"clujax.{config.system}.outline").outlines(config, mesh)
+    # A batch or a rule that does not fit the mesh is refused by lowering.
+    return [(mesh, each, lower(each)) for each in outlines]
 
 
 def _check_system(path: str, config: ConfigDict) -> None:
