@@ -95,11 +95,13 @@ def analyse(outline: Outline, mesh: Mesh, topology: Topology, lowered: jax.stage
         outline.name, str(topology), chip, mesh.size, dict(mesh.shape), outline.rows, outline.calls, Memory(),
         gradients=gradients,
     )  # fmt: skip
-    compiled, need, limit = _compile(lowered)
+    compiled, need, limit = _compile(lowered, topology.tpu)
     if compiled is None:
         memory = Memory(**parts, temporaries=max(0, need - sum(parts.values())), limit=limit)
         plan = plan._replace(memory=memory, compile_seconds=time.perf_counter() - began)
-        return plan._replace(advice=tuple(advise(memory, outline.rows, mesh.shape, _by_rows(outline, memory))))
+        return plan._replace(
+            advice=tuple(advise(memory, outline.rows, mesh.shape, _by_rows(outline, memory, topology.tpu)))
+        )
     spent = time.perf_counter() - began
     module, within = hlo.parse(compiled.as_text()), one_slice(mesh)
     collectives = tuple(counting.collectives(module, within, mesh.size // within.size))
@@ -113,7 +115,7 @@ def analyse(outline: Outline, mesh: Mesh, topology: Topology, lowered: jax.stage
             scaling = tuple(roofline.scale(times, gradients, mesh.size, outline.rows, chip))
     loops = hlo.unknown_loops(module)
     unfit = memory.over > 0  # a GPU's compiler leaves it to the run to find out
-    advice = tuple(advise(memory, outline.rows, mesh.shape, _by_rows(outline, memory))) if unfit else ()
+    advice = tuple(advise(memory, outline.rows, mesh.shape, _by_rows(outline, memory, topology.tpu))) if unfit else ()
     notes = (f"loops whose length the program does not say count once: {', '.join(loops)}",) if loops else ()
     return plan._replace(
         memory=memory,
@@ -130,10 +132,10 @@ def analyse(outline: Outline, mesh: Mesh, topology: Topology, lowered: jax.stage
     )
 
 
-def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, int, int | None]:
-    """The program; or None, the bytes that it would need, and those that a chip has."""
+def _compile(lowered: jax.stages.Lowered, described: bool) -> tuple[jax.stages.Compiled | None, int, int | None]:
+    """The program, or None with the bytes that it would need and those that a chip has, here or `described`."""
     try:
-        with _uncached():
+        with _uncached() if described else contextlib.nullcontext():
             return lowered.compile(), 0, None
     except jax.errors.JaxRuntimeError as error:
         short = _SHORT.search(str(error))
@@ -156,13 +158,13 @@ def _uncached() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _by_rows(outline: Outline, memory: Memory) -> int | None:
+def _by_rows(outline: Outline, memory: Memory, described: bool) -> int | None:
     """Bytes that grow with the batch, measured by compiling the step for half of it; None where that cannot be had."""
     rows = outline.rows
     halve = lambda leaf: (leaf.shape[0] // 2, *leaf.shape[1:]) if leaf.shape[:1] == (rows,) else leaf.shape
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(halve(leaf), leaf.dtype), outline.batch)
     try:
-        compiled, need, _ = _compile(lower(outline._replace(batch=batch, rows=rows // 2)))
+        compiled, need, _ = _compile(lower(outline._replace(batch=batch, rows=rows // 2)), described)
     except ConfigError:  # half of the batch does not divide over the chips
         return None
     if compiled is not None:
@@ -183,7 +185,7 @@ def usable(device: jax.Device) -> int | None:
         return None
     place = NamedSharding(Mesh(np.array([device]), ("one",)), PartitionSpec())
     large = jax.ShapeDtypeStruct((2**20, 2**20), jnp.float32, sharding=place)
-    return _compile(jax.jit(lambda x: x + 1).lower(large))[2]
+    return _compile(jax.jit(lambda x: x + 1).lower(large), described=True)[2]
 
 
 def _arguments(lowered: jax.stages.Lowered) -> tuple[dict[str, int], int]:

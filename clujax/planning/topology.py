@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils, topologies
+from jax.experimental import topologies
 
 from clujax.errors import ConfigError
 from clujax.planning import chips
@@ -142,37 +142,30 @@ def devices(topology: Topology) -> list[jax.Device]:
 
 
 def mesh(axes: Sequence[tuple[str, int]], on: Sequence[jax.Device]) -> jax.sharding.Mesh:
-    """Lay devices out on named axes so that each axis runs along the torus where it can.
-
-    Over several slices the first axis that the number of slices divides runs across them.
+    """Lay devices out on named axes so that each axis runs along the torus where it can, the first across slices.
 
     Raises:
-        ConfigError: as `clujax.training.make_mesh`, or no axis divides by the number of slices.
+        ConfigError: as `clujax.training.make_mesh`, or the first axis does not divide by the number of slices.
     """
-    shape = make_mesh(axes, on).shape  # checked there; the layout is made here, for devices that need not be here
-    names, sizes = tuple(shape), list(shape.values())
-    slices = len({getattr(device, "slice_index", 0) for device in on})
-    if slices == 1:
-        grid = mesh_utils.create_device_mesh(sizes, on, allow_split_physical_axes=True)
-        return jax.sharding.Mesh(np.asarray(grid), names)
-    across = next((i for i, extent in enumerate(sizes) if extent % slices == 0), None)
-    if across is None:
-        raise ConfigError(f"mesh {tuple(zip(names, sizes))}: no axis divides by the {slices} slices; change its sizes")
-    within = [extent // slices if i == across else extent for i, extent in enumerate(sizes)]
-    between = [slices if i == across else 1 for i in range(len(sizes))]
-    grid = mesh_utils.create_hybrid_device_mesh(within, between, on, allow_split_physical_axes=True)
-    return jax.sharding.Mesh(np.asarray(grid), names)
+    indices = [getattr(device, "slice_index", None) or 0 for device in on]
+    slices = len(set(indices))
+    if slices == 1 or not axes:
+        return make_mesh(axes, on)
+    (name, extent), *rest = axes
+    if extent != -1 and extent % slices:
+        raise ConfigError(
+            f"mesh {tuple(axes)}: its first axis runs across the {slices} slices; give it a multiple of them"
+        )
+    inner = ((name, extent if extent == -1 else extent // slices), *rest)
+    parts = [make_mesh(inner, [d for d, i in zip(on, indices) if i == each]) for each in sorted(set(indices))]
+    grid = np.concatenate([part.devices for part in parts])
+    return jax.sharding.Mesh(grid, parts[0].axis_names, axis_types=parts[0].axis_types)
 
 
 def one_slice(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-    """The part of a mesh that lies in its first slice, with the same axes."""
-    return jax.sharding.Mesh(slice_devices(mesh.devices), mesh.axis_names)
-
-
-def slice_devices(devices: np.ndarray) -> np.ndarray:
-    """Those of an array of devices that lie in the slice of the first, in an array of as many dimensions."""
-    index = np.vectorize(lambda device: getattr(device, "slice_index", None) or 0, otypes=[int])(devices)
-    return devices[np.ix_(*(np.unique(places) for places in np.nonzero(index == index.flat[0])))]
+    """The part of a mesh of `mesh` that lies in its first slice."""
+    slices = len({getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat})
+    return jax.sharding.Mesh(mesh.devices[: len(mesh.devices) // slices], mesh.axis_names)
 
 
 def wrapped(topology: Topology) -> tuple[bool, ...]:

@@ -5,7 +5,8 @@ import itertools
 import pytest
 from planned_steps import matmul_flops, mlp, stacked
 
-from clujax.planning import analyse
+from clujax.errors import ConfigError
+from clujax.planning import analyse, topology
 from clujax.planning.counting import DCN
 from clujax.training import fsdp
 
@@ -29,6 +30,15 @@ def test_slices_have_their_chips(tpu, text, kind, chips):
     _, mesh = tpu(text, (("data", -1),))
     assert mesh.size == chips
     assert {device.device_kind for device in mesh.devices.flat} == {kind}
+
+
+def test_slices_lie_along_the_first_axis(tpu):
+    _, mesh = tpu("2*v5e:2x2", (("data", 4), ("fsdp", 2)))
+    assert [[device.slice_index for device in row] for row in mesh.devices] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    within = topology.one_slice(mesh)
+    assert dict(within.shape) == {"data": 2, "fsdp": 2}
+    with pytest.raises(ConfigError, match="runs across the 2 slices"):
+        tpu("2*v5e:2x2", (("data", 1), ("fsdp", 8)))
 
 
 def test_axes_of_a_mesh_follow_the_torus(tpu):
