@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     overrides = [word for word in rest if word.startswith("--")]
     stray = [word for word in rest if not word.startswith("--")]
-    configured = arguments.command in ("run", "serve-requests")
+    configured = arguments.command in ("run", "serve-requests", "plan")
     if rest and (stray or not configured):
         hint = " Write an override as --key=value." if configured else ""
         parser.error(f"unrecognised: {' '.join(stray or rest)}.{hint}")
@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return serve_requests(
                 arguments.config, arguments.workdir, arguments.source, follow=arguments.follow, overrides=overrides
             )
+        if arguments.command == "plan":
+            from clujax import planning
+
+            return planning.plan(arguments.config, arguments.topology, arguments.compare, overrides, arguments.out)
         if arguments.command == "ledger":
             return ledger(arguments.action, arguments.directory)
         if arguments.command == "list":
@@ -322,6 +326,21 @@ def _parser() -> argparse.ArgumentParser:
         "--from", metavar="FILE", required=True, dest="source", help="the requests; - is standard input"
     )
     serving.add_argument("--follow", action="store_true", help="wait for more at the end, until interrupted")
+    planning = commands.add_parser(
+        "plan",
+        help="compile a config's steps for a TPU slice that is not here: memory, FLOPs, collectives, time",
+        usage="clujax plan CONFIG --topology v5e:16x16 [--compare OTHER ...] [--out DIR] [--key=value ...]",
+        description="Exit code 1 says that a step does not fit the memory of its chips.",
+        allow_abbrev=False,
+    )
+    planning.add_argument("config", metavar="CONFIG", help="a config file, e.g. configs/unlearning/demo.py")
+    planning.add_argument(
+        "--topology", metavar="TOPOLOGY", required=True, help="v5e:4x4, 2*v5p:4x4x4 (two slices), cpu:8 or local"
+    )
+    planning.add_argument(
+        "--compare", metavar="OTHER", nargs="+", default=[], help="further topologies or config files"
+    )
+    planning.add_argument("--out", metavar="DIR", help="write plan.json and plan.png here")
     ledgers = commands.add_parser("ledger", help="the record of a deployment's requests", allow_abbrev=False)
     actions = ledgers.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text in (
