@@ -48,7 +48,7 @@ def headline(plans: Sequence[StepPlan]) -> Table:
             span = f"{seconds(times.bound)} ({seconds(times.in_turn)} in turn)"
             row += [span, times.binds, f"{100 * times.utilisation:.0f} %", seconds(plan.calls * times.bound)]
         elif not plan.fits:
-            row += [f"[bold red]too large by {amount(memory.over)}[/]", "memory", "", ""]
+            row += [f"[bold red]too large by {amount(memory.over)}[/]", "", "", ""]
         table.add_row(*row)
     return table
 
