@@ -97,6 +97,12 @@ def advise(memory: Memory, rows: int, mesh: Mapping[str, int], by_rows: int | No
         sizes = {n: memory.total - state * (1 - now / n) for n in wider}
         chosen = next((n for n in wider if sizes[n] <= limit), wider[-1])
         add(f"mesh axis fsdp {now} → {chosen} (data {shards // now} → {shards // chosen})", sizes[chosen])
+    if not any(each.fits for each in found) and memory.total - state < limit:
+        times = 2 ** math.ceil(math.log2(state / (limit - memory.total + state)))
+        add(
+            f"a slice of {times} times the chips, mesh axis fsdp {now} → {now * times}",
+            memory.total - state * (1 - 1 / times),
+        )
     found = [each for each in found if each.total < 0.99 * memory.total]
     return sorted(found, key=lambda each: (not each.fits, each.total if not each.fits else 0))
 

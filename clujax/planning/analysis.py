@@ -41,7 +41,7 @@ class StepPlan(NamedTuple):
         traffic: bytes to and from memory.
         collectives: merged by kind and axes.
         network: seconds of each of them; empty without a chip.
-        gradients: bytes of the whole gradient, which slices would exchange.
+        exchange: bytes of each chip's share in what several slices would all-reduce between them.
         times: the roofline; None without a chip or where the step does not fit.
         scaling: to several slices, from the roofline.
         advice: where it does not fit.
@@ -62,7 +62,7 @@ class StepPlan(NamedTuple):
     traffic: int | None = None
     collectives: tuple[counting.Collective, ...] = ()
     network: tuple[float, ...] = ()
-    gradients: int = 0
+    exchange: float = 0.0
     times: roofline.Times | None = None
     scaling: tuple[roofline.Scaled, ...] = ()
     advice: tuple[Advice, ...] = ()
@@ -90,10 +90,9 @@ def analyse(outline: Outline, mesh: Mesh, topology: Topology, lowered: jax.stage
     lowered = lowered or lower(outline)
     device = mesh.devices.flat[0]
     chip, began = chips.of_kind(device.device_kind), time.perf_counter()
-    parts, gradients = _arguments(lowered)
+    parts = _arguments(lowered)
     plan = StepPlan(
-        outline.name, str(topology), chip, mesh.size, dict(mesh.shape), outline.rows, outline.calls, Memory(),
-        gradients=gradients,
+        outline.name, str(topology), chip, mesh.size, dict(mesh.shape), outline.rows, outline.calls, Memory()
     )  # fmt: skip
     compiled, need, limit = _compile(lowered, topology.tpu)
     if compiled is None:
@@ -106,17 +105,22 @@ def analyse(outline: Outline, mesh: Mesh, topology: Topology, lowered: jax.stage
     module, within = hlo.parse(compiled.as_text()), one_slice(mesh)
     collectives = tuple(counting.collectives(module, within, mesh.size // within.size))
     memory = _memory(compiled, parts, usable(device))
+    if topology.tpu and memory.limit:
+        # The compiler's word decides; it names its limit in two decimals.
+        memory = memory._replace(limit=max(memory.limit, memory.total))
     flops, traffic = counting.flops(module), counting.traffic(module)
+    exchange = counting.exchange(collectives, within) if mesh.size > 1 else parts["parameters"]
     times, scaling, network = None, (), ()
     if chip:
         network = tuple(roofline.seconds(each, within, chip, wrapped(topology)) for each in collectives)
         times = roofline.times(flops, traffic, sum(network), chip)
         if topology.slices == 1 and chip.slice_rate:
-            scaling = tuple(roofline.scale(times, gradients, mesh.size, outline.rows, chip))
-    loops = hlo.unknown_loops(module)
+            scaling = tuple(roofline.scale(times, exchange, mesh.size, outline.rows, chip))
+    loops, kernels = hlo.unknown_loops(module), counting.uncounted(module)
     unfit = memory.over > 0  # a GPU's compiler leaves it to the run to find out
     advice = tuple(advise(memory, outline.rows, mesh.shape, _by_rows(outline, memory, topology.tpu))) if unfit else ()
     notes = (f"loops whose length the program does not say count once: {', '.join(loops)}",) if loops else ()
+    notes += (f"FLOPs leave out the kernels of: {', '.join(kernels)}",) if kernels else ()
     return plan._replace(
         memory=memory,
         flops=flops,
@@ -124,6 +128,7 @@ def analyse(outline: Outline, mesh: Mesh, topology: Topology, lowered: jax.stage
         traffic=traffic,
         collectives=collectives,
         network=network,
+        exchange=exchange,
         times=times,
         scaling=scaling,
         advice=advice,
@@ -188,8 +193,8 @@ def usable(device: jax.Device) -> int | None:
     return _compile(jax.jit(lambda x: x + 1).lower(large), described=True)[2]
 
 
-def _arguments(lowered: jax.stages.Lowered) -> tuple[dict[str, int], int]:
-    """Bytes on one chip by part, of what the program needs, and bytes of all parameters."""
+def _arguments(lowered: jax.stages.Lowered) -> dict[str, int]:
+    """Bytes on one chip by part, of what the program needs."""
     # jax tells the layouts of arguments publicly after a compilation only, which may fail here.
     kept, layouts = (lowered._lowering.compile_args[name] for name in ("kept_var_idx", "in_shardings"))
     leaves, tree = jax.tree.flatten(lowered.args_info)
@@ -203,11 +208,10 @@ def _arguments(lowered: jax.stages.Lowered) -> tuple[dict[str, int], int]:
         "batch": batch,
         "extra": (rest, named),
     }
-    whole = sum(map(_share, jax.tree.leaves(lowered.args_info[0][0].params)))
-    return {name: sum(jax.tree.leaves(part)) for name, part in parts.items()}, whole
+    return {name: sum(jax.tree.leaves(part)) for name, part in parts.items()}
 
 
-def _share(leaf: Any, layout: Any = None) -> int:
+def _share(leaf: Any, layout: Any) -> int:
     shape = layout.shard_shape(leaf.shape) if isinstance(layout, jax.sharding.Sharding) else leaf.shape
     return math.prod(shape) * leaf.dtype.itemsize
 

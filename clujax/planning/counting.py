@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
 from clujax.planning import groups, hlo
+from clujax.training.sharding import ROW_AXES
 
 KINDS = (
     "all-reduce",
@@ -63,6 +64,13 @@ def flops(module: hlo.Module) -> int:
     return total
 
 
+def uncounted(module: hlo.Module) -> list[str]:
+    """Kernels that may compute products and do not say which (GPU libraries, Pallas): `flops` leaves them out."""
+    targets = re.compile(r'custom_call_target="([^"]*(?:gemm|matmul|conv|cudnn|tpu_custom_call|triton|mosaic)[^"]*)"')
+    found = (targets.search(each.instruction.attributes) for each in hlo.visits(module))
+    return sorted({each[1] for each in found if each})
+
+
 def collectives(module: hlo.Module, mesh: Mesh, slices: int = 1) -> list[Collective]:
     """Every collective, merged by kind and axes, the largest first.
 
@@ -77,6 +85,17 @@ def collectives(module: hlo.Module, mesh: Mesh, slices: int = 1) -> list[Collect
         total[found[:3]] = (payload + times * found.payload, count + times * found.count)
     merged = [Collective(*key, *value) for key, value in total.items()]
     return sorted(merged, key=lambda each: -each.payload)
+
+
+def exchange(found: Sequence[Collective], mesh: Mesh) -> float:
+    """Bytes on each chip that several such slices would have to all-reduce between them, data-parallel across slices.
+
+    Whatever is summed over the rows of a slice is summed over those of the others too: of every reduction along the
+    outermost axis of the rows, the share that is left on a chip after it.
+    """
+    axis = next((name for name in ROW_AXES if mesh.shape.get(name, 1) > 1), None)
+    sums = [each for each in found if each.kind in ("all-reduce", "reduce-scatter") and axis in each.axes]
+    return sum(each.payload / each.group for each in sums)
 
 
 def traffic(module: hlo.Module) -> int:

@@ -45,7 +45,18 @@ class Times(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """A step on several slices, each with its own rows (weak scaling)."""
+    """A step on several slices, each with its own rows (weak scaling).
+
+    Attributes:
+        slices: how many.
+        chips: of all.
+        rows: of all.
+        between: seconds that the gradient takes between them.
+        overlapped: seconds of a step if everything overlaps.
+        in_turn: seconds if nothing does.
+        efficiency: time on one slice over time on these, if everything overlaps.
+        efficiency_in_turn: the same if nothing does.
+    """
 
     slices: int
     chips: int
@@ -133,16 +144,17 @@ def spanned(places: np.ndarray, extents: np.ndarray, wrapped: tuple[bool, ...]) 
 
 
 def scale(
-    step: Times, gradients: float, chips: int, rows: int, chip: Chip, slices: Sequence[int] = (1, 2, 4, 8, 16)
+    step: Times, exchange: float, chips: int, rows: int, chip: Chip, slices: Sequence[int] = (1, 2, 4, 8, 16)
 ) -> list[Scaled]:
     """The step on more slices, data-parallel across them.
 
-    Each chip holds its share of the slice's gradient after a reduce-scatter inside the slice; the shares are all-reduced
-    over DCN and gathered again inside (XLA's hierarchical all-reduce; the inner parts are counted in `step` already).
+    Each chip holds its share of the slice's gradient (and of whatever else is summed over rows) after a reduce-scatter
+    inside the slice; the shares are all-reduced over DCN and gathered again inside (XLA's hierarchical all-reduce; the
+    inner parts are counted in `step` already).
 
     Args:
         step: on one slice.
-        gradients: bytes of the whole gradient.
+        exchange: bytes of each chip's share, see `counting.exchange`.
         chips: of a slice.
         rows: of a slice's batch.
         chip: its DCN rate must be known.
@@ -150,7 +162,7 @@ def scale(
     """
     found = []
     for count in slices:
-        between = sent("all-reduce", gradients / chips, count) / chip.slice_rate if count > 1 else 0.0
+        between = sent("all-reduce", exchange, count) / chip.slice_rate if count > 1 else 0.0
         overlapped, in_turn = max(step.bound, between), step.in_turn + between
         shares = (step.bound / overlapped, step.in_turn / in_turn) if step.bound else (1.0, 1.0)
         found.append(Scaled(count, count * chips, count * rows, between, overlapped, in_turn, *shares))

@@ -48,7 +48,7 @@ def headline(plans: Sequence[StepPlan]) -> Table:
             span = f"{seconds(times.bound)} ({seconds(times.in_turn)} in turn)"
             row += [span, times.binds, f"{100 * times.utilisation:.0f} %", seconds(plan.calls * times.bound)]
         elif not plan.fits:
-            row += [f"[bold red]too large by {amount(memory.over)}[/]", "memory", "", ""]
+            row += [f"[bold red]too large by {amount(memory.over)}[/]", "", "", ""]
         table.add_row(*row)
     return table
 
@@ -64,10 +64,8 @@ def collectives(plans: Sequence[StepPlan]) -> Table:
 
 
 def scaling(plans: Sequence[StepPlan]) -> Table:
-    """Weak scaling over slices: every slice brings its own rows."""
-    table = _table(
-        "step", "slices", "chips", "rows", "gradient over DCN", "step, at least", "efficiency ≤", "nothing overlaps"
-    )
+    """Weak scaling over slices: every slice brings its own rows; the efficiency if all overlaps, and if nothing does."""
+    table = _table("step", "slices", "chips", "rows", "over DCN", "step, at least", "efficiency", "without overlap")
     for plan in plans:
         for each in plan.scaling:
             table.add_row(

@@ -40,6 +40,13 @@ def test_state_is_split_as_far_as_needed():
     assert further["mesh"].total == 13.5 * GIB
 
 
+def test_where_no_single_change_is_enough_more_chips_are_proposed():
+    """Of 24 GiB 12 are state: a quarter of it leaves 15."""
+    found = advise(large(limit=15), 1, {"data": 1})
+    assert [each.change for each in found if each.fits] == ["a slice of 4 times the chips, mesh axis fsdp 1 → 4"]
+    assert changes(found)["a"].total == 15 * GIB
+
+
 def test_accumulation_keeps_the_batch_and_costs_an_accumulator():
     found = changes(advise(large(limit=20), 64, {"data": 8}))
     assert found["batch"].change == "batch size 64 → 32"

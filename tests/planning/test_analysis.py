@@ -35,7 +35,7 @@ def test_a_plan_on_the_cpu_counts_work_and_says_no_time():
     found = plan(4)
     assert found.flops == matmul_flops(WIDTHS, 64) / 4
     assert found.flops <= found.reported_flops
-    assert found.gradients == WEIGHTS
+    assert WEIGHTS / 4 <= found.exchange <= WEIGHTS / 4 + 64  # of each chip, and a few scalars
     assert (found.chip, found.times, found.scaling, found.network) == (None, None, (), ())
     assert found.fits
     assert (found.chips, found.rows, found.calls, found.name) == (4, 64, 10, "train")

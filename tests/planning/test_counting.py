@@ -93,6 +93,16 @@ def test_a_replicated_step_sums_its_gradient_over_data():
     assert gradient <= sum(each.payload for each in found) <= gradient + 64  # and a few scalars
 
 
+@pytest.mark.parametrize("axes", [(("data", 8),), (("data", 2), ("fsdp", 4)), (("data", 1), ("fsdp", 8))])
+def test_slices_would_exchange_each_chips_share_of_the_gradient(axes):
+    mesh = make_mesh(axes)
+    found = counting.collectives(
+        module_of(mlp(mesh, (256, 256), 64, rules=None if len(axes) == 1 else EVERYTHING)), mesh
+    )
+    share = 4 * 256 * 256 / 8
+    assert share <= counting.exchange(found, mesh) <= share + 64  # and a few scalars
+
+
 def test_collectives_in_a_scan_count_every_round():
     mesh = make_mesh((("data", 2), ("fsdp", 4)))
     found = counting.collectives(module_of(stacked(mesh, 256, 5, 32)), mesh)
@@ -162,6 +172,13 @@ def test_forms_that_the_tpu_compiler_writes_are_counted_once():
         ("all-gather", ("fsdp",), 2, 8 * 128 * 2, 1),
         ("all-gather", ("data",), 2, 4 * 8 * 4, 1),
     }
+
+
+def test_kernels_that_hide_their_products_are_named():
+    call = '%z = f32[2,8]{1,0} custom-call(%x), custom_call_target="__cublas$gemm", backend_config={}'
+    hidden = hlo.parse(SPLIT.replace("%z = f32[2,8]{1,0} constant({...})", call))
+    assert counting.uncounted(hidden) == ["__cublas$gemm"]
+    assert counting.uncounted(hlo.parse(SPLIT)) == []
 
 
 def test_explicit_collectives_are_told_apart():
