@@ -3,7 +3,7 @@
 from clujax.data.augment import crop_flip, standardize
 from clujax.data.batches import gather, padded, resident
 from clujax.data.packages import emoji_names
-from clujax.data.pipeline import Columns, pipeline
+from clujax.data.pipeline import feed
 from clujax.data.prepared import PreparedRows, prepare
 from clujax.data.published_splits import CIFAR100_COARSE, PUBLISHED, kit_halves
 from clujax.data.resolve import KNOWN, load
@@ -15,7 +15,6 @@ __all__ = [
     "KNOWN",
     "PUBLISHED",
     "SCENARIOS",
-    "Columns",
     "Dataset",
     "PreparedRows",
     "Source",
@@ -23,12 +22,12 @@ __all__ = [
     "check_split",
     "crop_flip",
     "emoji_names",
+    "feed",
     "finish_split",
     "kit_halves",
     "load",
     "make_split",
     "padded",
-    "pipeline",
     "prepare",
     "resident",
     "standardize",
