@@ -7,6 +7,7 @@ from clujax.data.pipeline import feed
 from clujax.data.prepared import PreparedRows, prepare
 from clujax.data.published_splits import CIFAR100_COARSE, PUBLISHED, kit_halves
 from clujax.data.resolve import KNOWN, load
+from clujax.data.rows import Rows, on_disk
 from clujax.data.source import Dataset, Source, take_rows
 from clujax.data.split import SCENARIOS, Split, check_split, finish_split, make_split
 
@@ -17,6 +18,7 @@ __all__ = [
     "SCENARIOS",
     "Dataset",
     "PreparedRows",
+    "Rows",
     "Source",
     "Split",
     "check_split",
@@ -27,6 +29,7 @@ __all__ = [
     "kit_halves",
     "load",
     "make_split",
+    "on_disk",
     "padded",
     "prepare",
     "resident",

@@ -5,9 +5,7 @@ import json
 import os
 import time
 import warnings
-import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -20,10 +18,8 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from clujax.errors import CheckpointError
+from clujax.training import integrity
 
-SUMS = "sums.json"  # inside a step's folder: CRC-32 of each of its files
-COMMITTED = "commit_success.txt"  # on a bucket, which renames no folder, this file makes a checkpoint visible
-UNSUMMED = (SUMS, "_CHECKPOINT_METADATA")  # orbax adds the commit's time to the second after the rename
 DAMAGED = "damaged-"  # prefix of a step's folder set aside
 
 
@@ -52,27 +48,25 @@ class Checkpoints:
         """Open a directory, made when missing.
 
         Args:
-            directory: the run's own `checkpoints` folder, on a file system that all its processes share, or a bucket's
-                `gs://` or `s3://` path.
+            directory: the run's own `checkpoints` folder, on a file system that all its processes share, or a `gs://`
+                path.
             keep: how many checkpoints stay. Two let a run survive damage to the newest.
             keep_every: checkpoints of steps that are its multiples stay for ever, beside the newest.
             background: False waits for every write.
         """
-        self.directory = _absolute(directory)
+        self.directory = integrity.absolute(directory)
         self.save_seconds: float | None = None
         self._background = background
         self._writing: int | None = None
         self._began = 0.0
         policies = [LatestN(keep)] + ([EveryNSteps(keep_every)] if keep_every else [])
         # Left by a process that was killed while writing; its run would warn about them when it resumes.
-        self._unfinished = _from_first(lambda: _unfinished(self.directory))
+        self._unfinished = _from_first(lambda: integrity.unfinished(self.directory))
         self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
                 cleanup_tmp_directories=True,
-                # Else orbax would rename on every bucket but Google's, which copies file by file.
-                temporary_path_class=ocp.path.atomicity.CommitFileTemporaryPath if _remote(self.directory) else None,
                 # Called when all else is written and before the rename, in the writing thread.
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
             ),
@@ -141,7 +135,7 @@ class Checkpoints:
         self.wait()
         passed, damaged = [f"{name} (never completed)" for name in self._unfinished], []
         for step in reversed(_from_first(self.steps)):
-            fault, found = _from_first(lambda step=step: _fault(self._folder(step))), None
+            fault, found = _from_first(lambda step=step: integrity.fault(self._folder(step))), None
             if fault is None:
                 try:
                     found = self._read(step, like)
@@ -194,11 +188,11 @@ class Checkpoints:
     def _write_sums(self) -> None:
         # In process 0 alone, when all have written and before any may go on.
         (folder,) = self._being_written(self._writing)
-        (folder / SUMS).write_text(json.dumps(_sums(folder)))
+        (folder / integrity.SUMS).write_text(json.dumps(integrity.sums(folder)))
         self.save_seconds = time.perf_counter() - self._began
 
     def _being_written(self, step: int) -> list[epath.Path]:
-        if _remote(self.directory):
+        if integrity.is_bucket(self.directory):
             return [self._folder(step)]
         return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
 
@@ -237,7 +231,7 @@ class Checkpoints:
     def _failed(self, error: Exception) -> CheckpointError:
         step, self._writing = self._writing, None
         for leftover in self._being_written(step) if jax.process_index() == 0 else []:
-            if not (leftover / COMMITTED).exists():
+            if not (leftover / integrity.COMMITTED).exists():
                 leftover.rmtree(missing_ok=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or any(
             words in str(error) for words in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC")
@@ -260,9 +254,11 @@ class _Manager(ocp.CheckpointManager):
 
 def committed(directory: str | os.PathLike) -> list[int]:
     """The steps that have a committed checkpoint in a directory, ascending; nothing in it is changed."""
-    directory = epath.Path(directory)
+    directory = integrity.absolute(directory)
     steps = [path for path in directory.glob("*") if path.name.isdigit()]
-    return sorted(int(path.name) for path in steps if not _remote(directory) or (path / COMMITTED).exists())
+    return sorted(
+        int(path.name) for path in steps if not integrity.is_bucket(directory) or (path / integrity.COMMITTED).exists()
+    )
 
 
 def read_arrays(directory: str | os.PathLike, step: int) -> tuple[dict[str, np.ndarray], dict]:
@@ -274,8 +270,8 @@ def read_arrays(directory: str | os.PathLike, step: int) -> tuple[dict[str, np.n
     Raises:
         CheckpointError: it is missing, damaged or cannot be read.
     """
-    folder = _absolute(directory) / str(step)
-    fault = _fault(folder)
+    folder = integrity.absolute(directory) / str(step)
+    fault = integrity.fault(folder)
     if fault is None:
         try:
             with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
@@ -340,35 +336,6 @@ def _from_data(data: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.random.wrap_key_data(data, impl=impls[0])
 
 
-def _absolute(directory: str | os.PathLike) -> epath.Path:
-    directory = epath.Path(directory)  # pathlib would make gs:/ of gs://
-    return directory if directory.is_absolute() else directory.absolute()
-
-
-def _remote(directory: epath.Path) -> bool:
-    return "://" in str(directory)
-
-
-def _unfinished(directory: epath.Path) -> list[str]:
-    if not _remote(directory):
-        return sorted(path.name for path in directory.glob("*.orbax-checkpoint-tmp*"))
-    return sorted(path.name for path in directory.glob("*") if path.name.isdigit() and not (path / COMMITTED).exists())
-
-
-def _sums(folder: epath.Path) -> dict[str, int]:
-    files = [epath.Path(root) / name for root, _, names in folder.walk() for name in names if name not in UNSUMMED]
-    with ThreadPoolExecutor() as pool:  # zlib and reading let other threads run
-        return {str(file.relative_to(folder)): crc for file, crc in zip(files, pool.map(_crc, files), strict=True)}
-
-
-def _crc(path: epath.Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            crc = zlib.crc32(chunk, crc)
-    return crc
-
-
 def _from_first(decide: Callable[[], Any]) -> Any:
     """What process 0 decides, a JSON-able value, in every process."""
     if jax.process_count() == 1:
@@ -386,18 +353,3 @@ def _any(fault: str | None) -> str | None:
         return fault
     met = multihost_utils.process_allgather(np.bool_(fault is not None))
     return fault or (f"process {int(np.argmax(met))} could not read it" if met.any() else None)
-
-
-def _fault(folder: epath.Path) -> str | None:
-    """Say what is wrong with a committed checkpoint's files, None when they are as they were written."""
-    try:
-        written = json.loads((folder / SUMS).read_text())
-        found = _sums(folder)
-    except (OSError, ValueError) as error:
-        return f"unreadable: {error}"
-    for name, crc in written.items():
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != crc:
-            return f"{name} is not as it was written"
-    return None

@@ -56,7 +56,8 @@ def listening(install: bool = True) -> Iterator[Notice]:
 
     The first SIGTERM is noted and the second ends the process. The handler is set in the main thread and in place of the
     default one only: a program that handles SIGTERM itself goes on doing so. Where `jax.distributed` runs, its own
-    handler is left to tell all processes, which then agree on a step; there a second SIGTERM changes nothing.
+    handler is left to tell all processes, which then agree on a step; there a second SIGTERM changes nothing, and without
+    `jax_enable_preemption_service` no notice comes.
 
     Args:
         install: False leaves SIGTERM as it is.
@@ -68,7 +69,7 @@ def listening(install: bool = True) -> Iterator[Notice]:
         return
     notice = Notice()
     in_main = threading.current_thread() is threading.main_thread()
-    if not install or not in_main or former is not signal.SIG_DFL or _shared():
+    if not install or not in_main or former is not signal.SIG_DFL or jax.distributed.is_initialized():
         yield notice
         return
     signal.signal(signal.SIGTERM, _Handler(notice).handle)

@@ -126,5 +126,5 @@ def test_rows_that_devices_cannot_share_are_refused_before_reading():
     sharding = NamedSharding(jax.make_mesh((8,), ("data",)), PartitionSpec("data"))
     with pytest.raises(ValueError, match="should evenly divide"):
         feed(columns(30), 12, KEY, sharding=sharding)
-    with pytest.raises(ValueError, match="got {'rows': 0}"):
+    with pytest.raises(ValueError, match=r"got {'rows': 0}"):
         feed(Rows(columns(0)), 2, KEY)

@@ -108,11 +108,11 @@ def test_without_checkpoints_or_outside_the_main_thread_the_signal_is_left_alone
 
 def test_a_save_beyond_the_grace_is_warned_of_once_and_named(tmp_path):
     with Checkpoints(tmp_path, background=False) as checkpoints:
+        options = dict(checkpoints=checkpoints, checkpoint_every=2, grace_seconds=1e-6)
         with (
             pytest.warns(UserWarning, match=r"writing a checkpoint took .*longer than grace_seconds \(1e-06\)") as seen,
             pytest.raises(Preempted, match="longer than the 1e-06 s of grace_seconds"),
         ):
-            options = dict(checkpoints=checkpoints, checkpoint_every=2, grace_seconds=1e-6)
             fit(make_train_step(loss_fn, TX), fresh(), told_at(9), 20, **options)
         assert len(seen) == 1
     with pytest.raises(ConfigError, match="grace_seconds must be above 0, got 0"):
