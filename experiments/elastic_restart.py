@@ -143,7 +143,8 @@ def report(legs: list[Leg], distances: dict[str, float], options: argparse.Names
     lines = [
         "# A run that comes back on whatever is free",
         "",
-        f"`python experiments/elastic_restart.py --seed {options.seed} --rate {options.rate} --write docs/results/pods_restart.md`, commit {commit}, "
+        f"`python experiments/elastic_restart.py --seed {options.seed} --rate {options.rate} "
+        f"--write docs/results/pods_restart.md`, commit {commit}, "
         f"{os.cpu_count()} CPU cores as virtual devices, jax {jax.__version__}, {datetime.date.today():%d %B %Y}.",
         "",
         f"MNIST digits, MLP 784-256-128-10, FSDP, SGD with momentum, batch {BATCH}, {STEPS} steps, a checkpoint every "
