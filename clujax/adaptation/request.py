@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from clujax.data import resident
+from clujax.data import feed, on_disk, resident
 from clujax.errors import RequestError
 from clujax.models import Classifier
 from clujax.training import batch_sharding, make_train_step
+
+RESIDENT_BYTES = 2**31  # of one stream's columns: what is held in each device's memory for the whole run
 
 
 class Request(NamedTuple):
@@ -138,13 +140,17 @@ def stream(request: Request, rows: Mapping[str, Any], batch_size: int, key: PRNG
     """`batch_at(step)` over rows, shuffled anew each epoch, laid out on the request's mesh; columns but x, y as given.
 
     A request of shapes gets batches of shapes.
+
+    Rows that lie on disk, or take more than `RESIDENT_BYTES`, are read batch by batch; the batches are the same.
     """
     columns = {name: column for name, column in rows.items() if name != "index"}
     if is_abstract(request):
         batch = {name: jax.ShapeDtypeStruct((batch_size, *c.shape[1:]), c.dtype) for name, c in columns.items()}
         return lambda step: dict(batch)
     sharding = None if request.mesh is None else batch_sharding(request.mesh)
-    return resident(columns, batch_size, key, sharding=sharding)
+    size = sum(getattr(column, "nbytes", 0) for column in columns.values())
+    large = size > RESIDENT_BYTES or any(map(on_disk, columns.values()))
+    return (feed if large else resident)(columns, batch_size, key, sharding=sharding)
 
 
 def compiled_step(request: Request, loss: Callable, tx) -> Callable:

@@ -3,10 +3,11 @@
 from clujax.data.augment import crop_flip, standardize
 from clujax.data.batches import gather, padded, resident
 from clujax.data.packages import emoji_names
-from clujax.data.pipeline import Columns, pipeline
+from clujax.data.pipeline import feed
 from clujax.data.prepared import PreparedRows, prepare
 from clujax.data.published_splits import CIFAR100_COARSE, PUBLISHED, kit_halves
 from clujax.data.resolve import KNOWN, load
+from clujax.data.rows import Rows, on_disk
 from clujax.data.source import Dataset, Source, take_rows
 from clujax.data.split import SCENARIOS, Split, check_split, finish_split, make_split
 
@@ -15,20 +16,21 @@ __all__ = [
     "KNOWN",
     "PUBLISHED",
     "SCENARIOS",
-    "Columns",
     "Dataset",
     "PreparedRows",
+    "Rows",
     "Source",
     "Split",
     "check_split",
     "crop_flip",
     "emoji_names",
+    "feed",
     "finish_split",
     "kit_halves",
     "load",
     "make_split",
+    "on_disk",
     "padded",
-    "pipeline",
     "prepare",
     "resident",
     "standardize",

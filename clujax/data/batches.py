@@ -1,7 +1,7 @@
 """Batches of data that fit in device memory, as pure functions of the step."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, SupportsIndex
 
 import jax
@@ -27,28 +27,37 @@ def resident(
     Raises:
       ValueError: columns of different lengths, no rows, or batch_size below 1.
     """
-    rows = _rows(arrays, batch_size)
+    indices_at = index_stream(num_rows(arrays, batch_size), batch_size, key)
     replicated = None
     if isinstance(sharding, jax.sharding.NamedSharding):
         replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     held = {name: jax.device_put(jnp.asarray(column), replicated) for name, column in arrays.items()}
-    orders: dict[int, np.ndarray] = {}
-
-    def order(epoch: int) -> np.ndarray:
-        if epoch not in orders:
-            while len(orders) >= 4:
-                orders.pop(next(iter(orders)))
-            orders[epoch] = np.asarray(_order(key, epoch, rows))
-        return orders[epoch]
 
     def batch_at(step: SupportsIndex) -> dict[str, jax.Array]:
+        return gather(held, indices_at(step), sharding=sharding)
+
+    return batch_at
+
+
+def index_stream(rows: int, batch_size: int, key: PRNGKeyArray) -> Callable[[SupportsIndex], np.ndarray]:
+    """`indices_at(step)`: the rows of the step's batch, cut from an endless stream of permutations of all rows.
+
+    Threads may share it; every process finds the same rows.
+    """
+    # On this process's own device, wherever the key lies: threads of processes do not run in step.
+    key = jax.random.wrap_key_data(np.asarray(jax.random.key_data(key)), impl=jax.random.key_impl(key))
+
+    @lru_cache(maxsize=4)
+    def order(epoch: int) -> np.ndarray:
+        return np.asarray(_order(key, epoch, rows))
+
+    def indices_at(step: SupportsIndex) -> np.ndarray:
         first = int(step) * batch_size  # a step taken from a state is an int32, whose product would wrap
         positions = np.arange(first, first + batch_size)
         epochs = range(first // rows, (first + batch_size - 1) // rows + 1)
-        indices = np.concatenate([order(epoch)[positions[positions // rows == epoch] % rows] for epoch in epochs])
-        return gather(held, indices, sharding=sharding)
+        return np.concatenate([order(epoch)[positions[positions // rows == epoch] % rows] for epoch in epochs])
 
-    return batch_at
+    return indices_at
 
 
 def gather(
@@ -74,8 +83,12 @@ def _taker(sharding):
     return jax.jit(take, out_shardings=sharding)
 
 
-def _rows(arrays, batch_size):
-    """Rows of the columns; refuses what makes no batch."""
+def num_rows(arrays: Mapping[str, Any], batch_size: int) -> int:
+    """Rows of the columns; refuses what makes no batch.
+
+    Raises:
+      ValueError: columns of different lengths, no rows, or batch_size below 1.
+    """
     sizes = {name: len(column) for name, column in arrays.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise ValueError(f"arrays must be columns of one length of at least 1; got {sizes}.")
@@ -90,7 +103,7 @@ def padded(arrays: Mapping[str, Any], batch_size: int) -> Iterator[dict[str, Any
     Raises:
       ValueError: columns of different lengths, no rows, or batch_size below 1.
     """
-    rows = _rows(arrays, batch_size)
+    rows = num_rows(arrays, batch_size)
     for start in range(0, rows, batch_size):
         count = min(batch_size, rows - start)
         indices = np.minimum(np.arange(start, start + batch_size), rows - 1)

@@ -74,7 +74,7 @@ def open_prepared(folder: pathlib.Path):
 
 
 class PreparedRows:
-    """Rows of a split of a prepared set, read when asked for: a source for `pipeline` of sets that fill no memory.
+    """Rows of a split of a prepared set, read when asked for: a source for `feed` of sets that fill no memory.
 
     Args:
       folder: the prepared set, `.../name/version`.

@@ -75,8 +75,9 @@ def load(
 
     Args:
       name: a key of `KNOWN`, or any name when `path` or a prepared set gives the data.
-      path: folder of idx files, a `.deb` or (compressed) tar of them, an `.npz`, a folder with one of these, a prepared
-        tfds folder, or a folder with one folder of images a class.
+      path: folder of idx files, a `.deb` or (compressed) tar of them, an `.npz`, a folder with one of these, a folder of
+        `x_train.npy`, `y_train.npy`, `x_test.npy` and `y_test.npy` (inputs stay on disk, of any size), a prepared tfds
+        folder, or a folder with one folder of images a class.
       fallback: another name to load when this one is not found; said in a warning and in the `Source`.
 
     Raises:
@@ -133,7 +134,7 @@ def fixes(name, known):
         yield f"  apt-get install {known.apt}"
     yield '  TFDS_DATA_DIR=...   (a set prepared with file_format="array_record")'
     yield f"  CLUJAX_DATA_DIR=...  (holding {name}/ or {name}.npz)"
-    yield "  --data.path=...      (a folder or archive of idx files, an .npz, or a folder of images by class)"
+    yield "  --data.path=...      (a folder or archive of idx files, an .npz, a folder of .npy files or of images by class)"
 
 
 def read_path(name: str, known: Known, path: pathlib.Path) -> Dataset:
@@ -156,6 +157,9 @@ def read_path(name: str, known: Known, path: pathlib.Path) -> Dataset:
         )
     if (path / "dataset_info.json").exists():
         return read_tfds(path)
+    if (path / "x_train.npy").exists():
+        parts, digest = files.read_npy_folder(path)
+        return dataset(parts, known.classes, Source("npy", path.name, "", digest, 0))
     # npm lays a package's files in node_modules/<package>/data, below where it is told to install.
     for folder in (path, path / "data", *sorted(path.glob("node_modules/*/data"))):
         if folder.is_dir() and any("-ubyte" in file.name for file in folder.iterdir()):
@@ -261,7 +265,7 @@ def read_image_folder(path):
 
 def dataset(parts, classes, source, rows=None) -> Dataset:
     """Columns with one dtype and form, checked, whatever the reader."""
-    x_train, y_train, x_test, y_test = map(np.asarray, parts)
+    x_train, y_train, x_test, y_test = map(np.asanyarray, parts)  # memory maps stay
     rows = rows or (np.arange(y_train.size), np.arange(y_test.size))
     for x, y in ((x_train, y_train), (x_test, y_test)):
         if x.ndim == 0 or len(x) != y.size or y.size == 0:
@@ -288,7 +292,7 @@ def dataset(parts, classes, source, rows=None) -> Dataset:
     train, test = (
         {
             "x": x[..., None] if x.ndim == 3 else x,
-            "y": y.reshape(-1).astype(np.int32),
+            "y": np.asarray(y.reshape(-1), np.int32),
             "index": np.asarray(index, np.int64),
         }
         for x, y, index in ((x_train, y_train, rows[0]), (x_test, y_test, rows[1]))

@@ -6,13 +6,14 @@
 directory and writes its results whole or not at all.
 """
 
-from clujax.training import workdir
+from clujax.training import preemption, workdir
 from clujax.training.checkpoint import Checkpoints, abstract
 from clujax.training.digest import tree_digest
 from clujax.training.loop import History, NonFiniteError, fit
 from clujax.training.mesh import make_mesh
 from clujax.training.metrics import Writer
 from clujax.training.outline import Outline, lower
+from clujax.training.preemption import Preempted
 from clujax.training.sharding import batch_sharding, fsdp, partition, replicate, shard, shard_batch, shardings, tensor
 from clujax.training.state import TrainState, init_state
 from clujax.training.step import default_block, make_block_step, make_train_step
@@ -22,6 +23,7 @@ __all__ = [
     "History",
     "NonFiniteError",
     "Outline",
+    "Preempted",
     "TrainState",
     "Writer",
     "abstract",
@@ -35,6 +37,7 @@ __all__ = [
     "make_mesh",
     "make_train_step",
     "partition",
+    "preemption",
     "replicate",
     "shard",
     "shard_batch",

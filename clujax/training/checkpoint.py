@@ -3,22 +3,23 @@
 import errno
 import json
 import os
-import pathlib
-import shutil
+import time
 import warnings
-import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from clujax.errors import CheckpointError
+from clujax.training import integrity
 
-SUMS = "sums.json"  # inside a step's folder: CRC-32 of each of its files
-UNSUMMED = (SUMS, "_CHECKPOINT_METADATA")  # orbax adds the commit's time to the second after the rename
 DAMAGED = "damaged-"  # prefix of a step's folder set aside
 
 
@@ -26,28 +27,45 @@ class Checkpoints:
     """The checkpoints of one run in one directory; a context manager.
 
     A save copies the state to host memory, and a thread writes it while training goes on. The last file written holds
-    the CRC-32 of the others, so that truncation and flipped bits are found before reading; then one rename makes the
-    checkpoint visible.
-    Sharded arrays are written and read shard by shard by the processes that hold them.
+    the CRC-32 of the others, so that truncation and flipped bits are found before reading; then one rename (on a bucket
+    one small file) makes the checkpoint visible.
+    Sharded arrays are written and read shard by shard by the processes that hold them, and may be read onto another mesh
+    or by another number of processes. Where there are several, all make the same calls; process 0 judges for all.
+
+    Attributes:
+        directory: where they are.
+        save_seconds: what the last save took until its checkpoint was whole, None before the first.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, background: bool = True):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int = 2,
+        keep_every: int | None = None,
+        background: bool = True,
+    ):
         """Open a directory, made when missing.
 
         Args:
-            directory: the run's own `checkpoints` folder, on a file system that all its processes share.
+            directory: the run's own `checkpoints` folder, on a file system that all its processes share, or a `gs://`
+                path.
             keep: how many checkpoints stay. Two let a run survive damage to the newest.
+            keep_every: checkpoints of steps that are its multiples stay for ever, beside the newest.
             background: False waits for every write.
         """
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = integrity.absolute(directory)
+        self.save_seconds: float | None = None
         self._background = background
         self._writing: int | None = None
+        self._began = 0.0
+        policies = [LatestN(keep)] + ([EveryNSteps(keep_every)] if keep_every else [])
         # Left by a process that was killed while writing; its run would warn about them when it resumes.
-        self._unfinished = sorted(p for p in self.directory.glob("*.orbax-checkpoint-tmp*"))
-        self._manager = ocp.CheckpointManager(
+        self._unfinished = _from_first(lambda: integrity.unfinished(self.directory))
+        self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=AnyPreservationPolicy(policies),
                 cleanup_tmp_directories=True,
                 # Called when all else is written and before the rename, in the writing thread.
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
@@ -67,10 +85,11 @@ class Checkpoints:
         self.wait()  # before the new one, so that an error names the checkpoint it belongs to
         arrays = {name: _to_data(leaf) for name, leaf in _named(state)}
         index = {name: _kind(leaf) for name, leaf in arrays.items()}
-        self._writing = step
+        self._writing, self._began = step, time.perf_counter()
         try:
             self._manager.save(
                 step,
+                force=True,  # fit says when
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
                     extra=ocp.args.JsonSave({"index": index, "extra": extra or {}}),
@@ -95,6 +114,8 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
         self._writing = None
+        if self.save_seconds is None or jax.process_index():  # only process 0 is called back
+            self.save_seconds = time.perf_counter() - self._began
 
     def restore(self, like: PyTree) -> tuple[int, Any, dict] | None:
         """Read the newest whole checkpoint onto the layout of `like`, on whatever devices it was saved from.
@@ -112,10 +133,9 @@ class Checkpoints:
             CheckpointError: none of the checkpoints is whole, or the newest whole one has another structure.
         """
         self.wait()
-        passed = [f"{path.name} (never completed)" for path in self._unfinished]
-        damaged = []
-        for step in reversed(self.steps()):
-            fault, found = _fault(self._folder(step)), None
+        passed, damaged = [f"{name} (never completed)" for name in self._unfinished], []
+        for step in reversed(_from_first(self.steps)):
+            fault, found = _from_first(lambda step=step: integrity.fault(self._folder(step))), None
             if fault is None:
                 try:
                     found = self._read(step, like)
@@ -123,13 +143,11 @@ class Checkpoints:
                     raise
                 except Exception as error:  # orbax and tensorstore raise many kinds
                     fault = f"{type(error).__name__}: {error!s:.200}"
-            if found is not None:
+                fault = _any(fault)
+            if fault is None:
                 if passed or damaged:
                     names = ", ".join(passed + [f"{s} ({why})" for s, why in damaged])
-                    warnings.warn(
-                        f"checkpoints in {self.directory}: passed over {names}; using step {step}, the last whole one",
-                        stacklevel=2,
-                    )
+                    self._warn(f"passed over {names}; using step {step}, the last whole one")
                 self._set_aside([s for s, _ in damaged])
                 self._unfinished = []
                 return found
@@ -140,11 +158,7 @@ class Checkpoints:
                 f"no whole checkpoint in {self.directory}: {names}. Move the directory away to start from the beginning"
             )
         if passed:
-            warnings.warn(
-                f"checkpoints in {self.directory}: passed over {', '.join(passed)}; there is no whole one, so the run "
-                "starts from the beginning",
-                stacklevel=2,
-            )
+            self._warn(f"passed over {', '.join(passed)}; there is no whole one, so the run starts from the beginning")
             self._unfinished = []
         return None
 
@@ -156,7 +170,7 @@ class Checkpoints:
                 self._manager.delete(older)
         for folder in self.directory.glob(f"{DAMAGED}*") if jax.process_index() == 0 else ():
             if int(folder.name.removeprefix(DAMAGED)) < step:
-                shutil.rmtree(folder)
+                folder.rmtree()
 
     def close(self) -> None:
         """Finish writing and let go of the directory."""
@@ -172,12 +186,22 @@ class Checkpoints:
         self.close()
 
     def _write_sums(self) -> None:
-        if jax.process_index() == 0:
-            (folder,) = self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
-            (folder / SUMS).write_text(json.dumps(_sums(folder)))
+        # In process 0 alone, when all have written and before any may go on.
+        (folder,) = self._being_written(self._writing)
+        (folder / integrity.SUMS).write_text(json.dumps(integrity.sums(folder)))
+        self.save_seconds = time.perf_counter() - self._began
 
-    def _folder(self, step: int) -> pathlib.Path:
+    def _being_written(self, step: int) -> list[epath.Path]:
+        if integrity.is_bucket(self.directory):
+            return [self._folder(step)]
+        return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+
+    def _folder(self, step: int) -> epath.Path:
         return self.directory / str(step)
+
+    def _warn(self, text: str) -> None:
+        if jax.process_index() == 0:
+            warnings.warn(f"checkpoints in {self.directory}: {text}", stacklevel=3)
 
     def _read(self, step: int, like: PyTree) -> tuple[int, Any, dict]:
         named = _named(abstract(like))
@@ -196,15 +220,19 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         for step in steps if jax.process_index() == 0 else []:
-            shutil.rmtree(self.directory / f"{DAMAGED}{step}", ignore_errors=True)
-            self._folder(step).rename(self.directory / f"{DAMAGED}{step}")
+            aside = self.directory / f"{DAMAGED}{step}"
+            if aside.exists():
+                aside.rmtree()
+            self._folder(step).rename(aside)
         if steps:
+            _from_first(lambda: None)  # wait for process 0
             self._manager.reload()
 
     def _failed(self, error: Exception) -> CheckpointError:
         step, self._writing = self._writing, None
-        for leftover in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self._being_written(step) if jax.process_index() == 0 else []:
+            if not (leftover / integrity.COMMITTED).exists():
+                leftover.rmtree(missing_ok=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or any(
             words in str(error) for words in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC")
         )
@@ -218,9 +246,19 @@ class Checkpoints:
         )
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        # Asked by orbax at each save, with a count that would disturb the one of `preemption.Notice`.
+        return False
+
+
 def committed(directory: str | os.PathLike) -> list[int]:
     """The steps that have a committed checkpoint in a directory, ascending; nothing in it is changed."""
-    return sorted(int(path.name) for path in pathlib.Path(directory).glob("*") if path.name.isdigit())
+    directory = integrity.absolute(directory)
+    steps = [path for path in directory.glob("*") if path.name.isdigit()]
+    return sorted(
+        int(path.name) for path in steps if not integrity.is_bucket(directory) or (path / integrity.COMMITTED).exists()
+    )
 
 
 def read_arrays(directory: str | os.PathLike, step: int) -> tuple[dict[str, np.ndarray], dict]:
@@ -232,8 +270,8 @@ def read_arrays(directory: str | os.PathLike, step: int) -> tuple[dict[str, np.n
     Raises:
         CheckpointError: it is missing, damaged or cannot be read.
     """
-    folder = pathlib.Path(directory).absolute() / str(step)
-    fault = _fault(folder)
+    folder = integrity.absolute(directory) / str(step)
+    fault = integrity.fault(folder)
     if fault is None:
         try:
             with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
@@ -276,9 +314,11 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _to_data(leaf: Any) -> jax.Array:
+def _to_data(leaf: Any) -> jax.Array | np.ndarray:
     leaf = leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    # What each of several processes has for itself is the same in all of them, and orbax writes it once as NumPy's.
+    return np.asarray(leaf) if jax.process_count() > 1 and leaf.is_fully_addressable else leaf
 
 
 def _data_like(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -296,31 +336,20 @@ def _from_data(data: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.random.wrap_key_data(data, impl=impls[0])
 
 
-def _sums(folder: pathlib.Path) -> dict[str, int]:
-    return {
-        path.relative_to(folder).as_posix(): _crc(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in UNSUMMED
-    }
+def _from_first(decide: Callable[[], Any]) -> Any:
+    """What process 0 decides, a JSON-able value, in every process."""
+    if jax.process_count() == 1:
+        return decide()
+    text = json.dumps(decide()).encode() if jax.process_index() == 0 else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    filled = np.zeros(size, np.uint8)
+    filled[: len(text)] = np.frombuffer(text, np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(filled))))
 
 
-def _crc(path: pathlib.Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            crc = zlib.crc32(chunk, crc)
-    return crc
-
-
-def _fault(folder: pathlib.Path) -> str | None:
-    """Say what is wrong with a committed checkpoint's files, None when they are as they were written."""
-    try:
-        sums = json.loads((folder / SUMS).read_text())
-        for name, crc in sums.items():
-            if not (folder / name).exists():
-                return f"{name} is missing"
-            if _crc(folder / name) != crc:
-                return f"{name} is not as it was written"
-    except (OSError, ValueError) as error:
-        return f"unreadable: {error}"
-    return None
+def _any(fault: str | None) -> str | None:
+    """The fault that this process met, or that another one did."""
+    if jax.process_count() == 1:
+        return fault
+    met = multihost_utils.process_allgather(np.bool_(fault is not None))
+    return fault or (f"process {int(np.argmax(met))} could not read it" if met.any() else None)

@@ -1,8 +1,10 @@
 """The loop: feed a step, log, checkpoint, resume, and stop when numbers are no longer finite."""
 
 import contextlib
+import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,9 +15,11 @@ from jaxtyping import PyTree
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from clujax.errors import ConfigError
+from clujax.training import preemption
 from clujax.training.checkpoint import Checkpoints, abstract
 from clujax.training.compiling import compilations
 from clujax.training.metrics import Writer
+from clujax.training.preemption import Notice, Preempted
 
 # Steps that may be queued ahead of the device; each holds its batch in memory.
 IN_FLIGHT = 32
@@ -52,12 +56,16 @@ def fit(
     log_every: int = 50,
     progress: Progress | bool | None = None,
     description: str = "training",
+    grace_seconds: float = 30.0,
 ) -> tuple[Any, History]:
     """Run `state, metrics = step_fn(state, batch_at(i))` for `i` from `start` to `num_steps - 1`.
 
     Steps are dispatched without waiting for their result; metrics come to the host only at logged steps (each multiple
     of `log_every`, and the last) and before checkpoints. With `checkpoints` the run takes up the newest whole one, and
     then ends with the same bits as a run that was never stopped, provided that `step_fn` and `batch_at` are pure.
+
+    With `checkpoints`, SIGTERM or a preemption notice makes the run save its state at the end of the step at hand (in
+    all processes the same one) and raise `Preempted`; the same call goes on from there.
 
     Args:
         step_fn: any function (state, batch) -> (state, dict of metrics, which are numbers or small arrays): a compiled
@@ -74,6 +82,8 @@ def fit(
         log_every: steps between records.
         progress: True draws a bar; a running `rich.progress.Progress` gets one more task.
         description: the bar's label.
+        grace_seconds: from a preemption notice to the end of the machine. Steps dispatched ahead take a quarter of it at
+            most, as far as their pace tells; a checkpoint that takes longer to write is warned of.
 
     Returns:
         The last state, and the records and timings. With a `writer` the records include those before a restart.
@@ -83,6 +93,7 @@ def fit(
             or the parameters are not finite when they would be saved. With `checkpoints`, the last finite state is
             computed again from the newest one and saved first.
         CheckpointError: a checkpoint could not be written.
+        Preempted: the run was told to stop, and its state is saved.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,6 +104,8 @@ def fit(
         (1.0, [{'step': 0, 'loss': 8.0}, {'step': 2, 'loss': 2.0}])
     """
     _check(num_steps=num_steps, start=start, block=block, log_every=log_every, checkpoint_every=checkpoint_every)
+    if not grace_seconds > 0:
+        raise ConfigError(f"grace_seconds must be above 0, got {grace_seconds!r}")
     like, before = abstract(state), {"compile_seconds": 0.0, "run_seconds": 0.0}
     if checkpoints is not None:
         found = checkpoints.restore(like)
@@ -106,7 +119,8 @@ def fit(
 
     records: list[dict] = []
     pending: list[tuple[int, int, Any]] = []
-    compiling, total = 0.0, before
+    compiling, total, told, warned = 0.0, before, False, False
+    pace = _Pace(math.inf if checkpoints is None else grace_seconds / 4 / block)
     began = time.perf_counter()
 
     def spent() -> dict:
@@ -133,9 +147,13 @@ def fit(
                         writer.write(record)
 
     try:
-        with _bar(progress, description, start, num_steps) as advance, compilations() as compiled:
+        with (
+            preemption.listening(install=checkpoints is not None) as notice,
+            _bar(progress, description, start, num_steps) as advance,
+            compilations() as compiled,
+        ):
             step = start
-            while step < num_steps:
+            while step < num_steps and not told:
                 size = min(block, num_steps - step)
                 batch = _feed(batch_at, step, size, block > 1)
                 events, called = compiled(), time.perf_counter()
@@ -144,14 +162,19 @@ def fit(
                     compiling += time.perf_counter() - called
                 pending.append((step, size, metrics))
                 last, step = step, step + size
-                done = step == num_steps
-                if done or last // log_every != (step - 1) // log_every or last % log_every == 0:
+                done, told = step == num_steps, notice.came()
+                if told:
+                    logging.getLogger("clujax").warning("%s: told to stop, after step %d", description, step - 1)
+                if done or told or last // log_every != (step - 1) // log_every or last % log_every == 0:
                     collect()
                     advance(step, records[-1] if records else {})
-                elif len(pending) >= IN_FLIGHT:
-                    jax.block_until_ready(pending[-IN_FLIGHT][2])
+                    pace.reached(step)
+                elif len(pending) >= pace.ahead:
+                    first, size, metrics = pending[-pace.ahead]
+                    jax.block_until_ready(metrics)
+                    pace.reached(first + size)
                 due = checkpoint_every and step // checkpoint_every > last // checkpoint_every
-                if done or (due and checkpoints is not None):
+                if done or ((due or told) and checkpoints is not None):
                     collect()
                     if not _finite_params(state):
                         raise NonFiniteError(
@@ -160,11 +183,57 @@ def fit(
                     total = spent()
                     if checkpoints is not None:
                         checkpoints.save(step, state, total)
+                if checkpoints is not None and (checkpoints.save_seconds or 0) > grace_seconds and not warned:
+                    warned = True
+                    warnings.warn(_slow(checkpoints.save_seconds, grace_seconds), stacklevel=2)
+            if checkpoints is not None:
+                checkpoints.wait()
+            if told or notice.since is not None:  # the notice may come while the last checkpoint is being written
+                raise _preempted(notice, step, checkpoints, grace_seconds, description)
     except NonFiniteError as error:
         raise _save_last_finite(error, step_fn, batch_at, block, checkpoints, like) from None
-    if checkpoints is not None:
-        checkpoints.wait()
     return state, History(writer.records() if writer is not None else records, start, **total)
+
+
+def _preempted(
+    notice: Notice, step: int, checkpoints: Checkpoints | None, grace_seconds: float, description: str
+) -> Preempted:
+    began = f"{description}: told to stop, and did so before step {step}"
+    if checkpoints is None:
+        return Preempted(f"{began}; nothing was saved, since fit had no checkpoints", step, None)
+    took, place = time.perf_counter() - notice.since, checkpoints.directory
+    over = f", longer than the {grace_seconds:g} s of grace_seconds" if took > grace_seconds else ""
+    written = "" if checkpoints.save_seconds is None else f", {checkpoints.save_seconds:.1f} s of them to write it"
+    return Preempted(
+        f"{began}; its state was whole in {place} {took:.1f} s after the notice{over}{written}. "
+        "The same command goes on from there",
+        step,
+        place,
+    )
+
+
+def _slow(seconds: float, grace_seconds: float) -> str:
+    return (
+        f"writing a checkpoint took {seconds:.1f} s, longer than grace_seconds ({grace_seconds:g}): a preempted run may "
+        "be ended before its checkpoint is whole, and then goes on from the one before. Set checkpoint_every so that "
+        "little is lost, or write to faster storage"
+    )
+
+
+class _Pace:
+    """How many calls may be queued: IN_FLIGHT, or as few as keep the device busy and are done within `seconds`."""
+
+    def __init__(self, seconds: float):
+        self.ahead, self._seconds = 2, seconds
+        self._last: tuple[int, float] | None = None
+
+    def reached(self, step: int) -> None:
+        """Note that the device is done with the steps before `step`."""
+        now = time.perf_counter()
+        if self._last is not None and step > self._last[0]:
+            one = (now - self._last[1]) / (step - self._last[0])
+            self.ahead = int(max(1, min(IN_FLIGHT, self._seconds / max(one, 1e-9))))
+        self._last = step, now
 
 
 def _save_last_finite(

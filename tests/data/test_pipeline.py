@@ -1,102 +1,130 @@
-import json
+"""Batches read in the background are the resident ones, whatever the step, the devices and the kind of source."""
 
+import threading
+
+import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 
-from clujax.data import Columns, pipeline
+from clujax.data import feed, resident
 
-SOURCE = Columns({"x": np.arange(24.0).reshape(12, 2), "row": np.arange(12)})
-
-
-def rows_of(iterator, batches):
-    return [np.asarray(next(iterator)["row"]).tolist() for _ in range(batches)]
-
-
-def test_columns_is_a_source_of_rows():
-    assert len(SOURCE) == 12
-    assert SOURCE[3]["row"] == 3
-    np.testing.assert_array_equal(SOURCE[3]["x"], [6, 7])
+KEY = jax.random.key(3)
 
 
-def test_each_epoch_is_every_row_once_in_another_order():
-    batches = list(pipeline(SOURCE, 4, seed=0, num_epochs=3, process_index=0, process_count=1))
-    assert len(batches) == 9
-    assert {batch["x"].shape for batch in batches} == {(4, 2)}
-    epochs = np.concatenate([batch["row"] for batch in batches]).reshape(3, 12)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(12), (3, 1)))
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-    for batch in batches:
-        np.testing.assert_array_equal(batch["x"][:, 0], 2 * batch["row"])
+def columns(rows):
+    draw = np.random.default_rng(rows)
+    return {"x": draw.normal(size=(rows, 2, 3)), "y": np.arange(rows) % 3, "row": np.arange(rows, dtype=np.int64)}
 
 
-def test_the_seed_alone_decides_the_order():
-    one, again, other = (rows_of(pipeline(SOURCE, 4, seed=seed), 6) for seed in (1, 1, 2))
-    assert one == again
-    assert one != other
+class Rows:
+    """A source of rows that counts what is read of it."""
+
+    def __init__(self, columns):
+        self.columns, self.read = columns, []
+
+    def __len__(self):
+        return len(self.columns["row"])
+
+    def __getitem__(self, row):
+        self.read.append(row)
+        return {name: column[row] for name, column in self.columns.items()}
 
 
-def test_it_goes_on_from_a_saved_place():
-    whole = rows_of(pipeline(SOURCE, 5, seed=0), 9)
-    stopped = pipeline(SOURCE, 5, seed=0)
-    assert rows_of(stopped, 4) == whole[:4]
-    state = json.loads(json.dumps(stopped.get_state()))
-    assert rows_of(stopped, 2) == whole[4:6]
-    resumed = pipeline(SOURCE, 5, seed=0)
-    resumed.set_state(state)
-    assert rows_of(resumed, 5) == whole[4:]
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert (one[name].dtype, one[name].weak_type) == (other[name].dtype, other[name].weak_type)
+        assert one[name].sharding.is_equivalent_to(other[name].sharding, one[name].ndim)
+        np.testing.assert_array_equal(one[name], other[name])
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_each_epoch_without_overlap(processes):
-    share = 12 // processes
-    shares = [
-        np.concatenate(rows_of(pipeline(SOURCE, share, seed=0, process_index=i, process_count=processes), 4))
-        for i in range(processes)
-    ]
-    for epoch in range(4):
-        together = np.concatenate([rows[epoch * share : (epoch + 1) * share] for rows in shares])
-        np.testing.assert_array_equal(np.sort(together), np.arange(12))
+@settings(max_examples=12, deadline=None)
+@given(
+    rows=st.sampled_from([1, 3, 7]),
+    batch_size=st.sampled_from([1, 5, 7, 12]),
+    seed=st.integers(0, 9),
+    steps=st.lists(st.integers(0, 30), max_size=6),
+    prefetch=st.integers(0, 3),
+)
+def test_batches_are_those_of_resident_after_any_jump(rows, batch_size, seed, steps, prefetch):
+    key, held = jax.random.key(seed), columns(rows)
+    ours, theirs = feed(held, batch_size, key, prefetch=prefetch), resident(held, batch_size, key)
+    for step in [*steps, 0, 1, 2, 10**8]:
+        assert_same(ours(step), theirs(step))
 
 
-def test_rows_that_fill_no_batch_are_left_out_at_the_end():
-    assert len(list(pipeline(SOURCE, 5, seed=0, num_epochs=1))) == 2
-    assert len(list(pipeline(SOURCE, 5, seed=0, num_epochs=2))) == 4
+@settings(max_examples=10, deadline=None)
+@given(rows=st.sampled_from([1, 3, 7, 20]), batch_size=st.integers(1, 12))
+def test_each_epoch_is_every_row_once(rows, batch_size):
+    batch_at, steps = feed(Rows(columns(rows)), batch_size, KEY), -(-3 * rows // batch_size)
+    stream = np.concatenate([batch_at(step)["row"] for step in range(steps)])[: 3 * rows].reshape(3, rows)
+    np.testing.assert_array_equal(np.sort(stream, axis=1), np.tile(np.arange(rows), (3, 1)))
 
 
-def test_a_batch_larger_than_what_there_is_is_refused():
-    with pytest.raises(ValueError, match=r"batch_size is 13, but 1 epochs of a process's 12 rows fill no batch"):
-        pipeline(SOURCE, 13, seed=0, num_epochs=1)
+@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "model": 4}, {"model": 8}, {"data": 2, "fsdp": 4}])
+@pytest.mark.parametrize("kind", [dict, Rows])
+def test_devices_get_the_same_batches_laid_out_as_asked(axes, kind):
+    mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(jax.sharding.AxisType.Auto,) * len(axes))
+    shared = tuple(name for name in axes if name != "model")
+    sharding = NamedSharding(mesh, PartitionSpec(shared) if shared else PartitionSpec())
+    ours, theirs = (
+        make(kind(columns(21)) if make is feed else columns(21), 16, KEY, sharding=sharding)
+        for make in (feed, resident)
+    )
+    for step in (4, 5, 0):
+        assert_same(ours(step), theirs(step))
 
 
-def test_rows_wander_between_processes_from_epoch_to_epoch():
-    rows = rows_of(pipeline(SOURCE, 6, seed=0, process_index=0, process_count=2), 6)
-    assert len({frozenset(epoch) for epoch in rows}) > 1
+def test_a_batch_split_in_more_than_rows():
+    mesh = jax.make_mesh((2, 2), ("data", "model"), devices=jax.devices()[:4])
+    sharding = NamedSharding(mesh, PartitionSpec("data", None, "model"))
+    column = {"x": np.arange(80.0, dtype=np.float32).reshape(5, 4, 4)}
+    batch = feed(column, 6, KEY, sharding=sharding)(3)["x"]
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(3, 4, 2)}
+    np.testing.assert_array_equal(batch, resident(column, 6, KEY)(3)["x"])
 
 
-@pytest.mark.parametrize(("rows", "processes", "batch_size"), [(9, 2, 2), (11, 4, 1), (13, 3, 4), (12, 4, 3)])
-def test_every_process_makes_as_many_steps_when_rows_do_not_divide(rows, processes, batch_size):
-    source, own, epochs = Columns({"row": np.arange(rows)}), rows // processes, 4
-    streams = [
-        list(pipeline(source, batch_size, seed=0, num_epochs=epochs, process_index=i, process_count=processes))
-        for i in range(processes)
-    ]
-    assert {len(stream) for stream in streams} == {own * epochs // batch_size}
-    each = [np.concatenate([batch["row"] for batch in stream]) for stream in streams]
-    for epoch in range(own * epochs // batch_size * batch_size // own):
-        together = np.concatenate([stream[epoch * own : (epoch + 1) * own] for stream in each])
-        assert len(np.unique(together)) == own * processes, "two processes share a row within an epoch"
+def test_rows_held_by_several_devices_are_read_once_and_no_others():
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    source = Rows(columns(1000))
+    batch_at = feed(source, 16, KEY, sharding=NamedSharding(mesh, PartitionSpec("data")), prefetch=0)
+    rows = np.concatenate([batch_at(step)["row"] for step in (7, 8, 9)])
+    assert sorted(source.read) == sorted(rows.tolist())
 
 
-def test_fewer_rows_than_processes_are_refused_by_all():
-    for i in range(3):
-        with pytest.raises(ValueError, match=r"a process's 0 rows fill no batch"):
-            pipeline(Columns({"row": np.arange(2)}), 1, seed=0, process_index=i, process_count=3)
+def test_batches_are_read_ahead_by_threads_that_end_with_the_feed():
+    source, before = Rows(columns(50)), set(threading.enumerate())
+    batch_at = feed(source, 5, KEY, prefetch=3)
+    batch_at(0)
+    started = set(threading.enumerate()) - before
+    assert started
+    batch_at.close()
+    assert len(source.read) <= 4 * 5 + 5
+    with pytest.raises(ValueError, match="closed"):
+        batch_at(1)
+    for thread in started:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
-def test_worker_processes_give_the_same_batches_in_a_program_without_absl_and_go_on_from_a_saved_place():
-    plain = rows_of(pipeline(SOURCE, 4, seed=0), 6)
-    stopped = pipeline(SOURCE, 4, seed=0, num_workers=1)
-    assert rows_of(stopped, 2) == plain[:2]
-    resumed = pipeline(SOURCE, 4, seed=0, num_workers=1)
-    resumed.set_state(stopped.get_state())
-    assert rows_of(resumed, 4) == plain[2:]
+def test_what_a_source_cannot_read_is_said_by_the_step_that_needs_it():
+    class Broken(Rows):
+        def __getitem__(self, row):
+            if row == 3:
+                raise OSError("row 3 is gone")
+            return super().__getitem__(row)
+
+    batch_at = feed(Broken(columns(6)), 6, KEY)
+    with pytest.raises(OSError, match="row 3 is gone"):
+        batch_at(0)
+
+
+def test_rows_that_devices_cannot_share_are_refused_before_reading():
+    sharding = NamedSharding(jax.make_mesh((8,), ("data",)), PartitionSpec("data"))
+    with pytest.raises(ValueError, match="should evenly divide"):
+        feed(columns(30), 12, KEY, sharding=sharding)
+    with pytest.raises(ValueError, match=r"got {'rows': 0}"):
+        feed(Rows(columns(0)), 2, KEY)

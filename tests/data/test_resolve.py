@@ -2,11 +2,12 @@ import json
 import logging
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from clujax.data import PreparedRows, load, pipeline, prepare, resolve
+from clujax.data import PreparedRows, feed, load, prepare, resolve
 from clujax.data.files import DamagedDataError, sha256
 from clujax.data.prepared import find_prepared
 from clujax.errors import DataNotFoundError
@@ -371,18 +372,19 @@ def test_a_damaged_prepared_set_is_named_and_never_passed_over(tmp_path, tiny_se
     assert str(folder) in str(caught.value)
 
 
-def test_rows_of_a_prepared_set_feed_a_pipeline_under_their_raw_numbers(tiny_set):
+def test_rows_of_a_prepared_set_are_fed_under_their_raw_numbers(tiny_set):
     whole, rows = load("tiny", path=tiny_set), PreparedRows(tiny_set, "train")
     assert len(rows) == 40
     raw = whole.train["x"][np.argsort(whole.train["index"])]
-    batches = list(pipeline(rows, 8, seed=0, num_epochs=1))
+    batch_at = feed(rows, 8, jax.random.key(0))
+    batches = [batch_at(step) for step in range(5)]
     for batch in batches:
         np.testing.assert_array_equal(batch["x"], raw[batch["index"]])
         np.testing.assert_array_equal(batch["y"], batch["index"] % 4)
         assert {name: column.dtype for name, column in batch.items()} == {
             "x": np.uint8,
             "y": np.int32,
-            "index": np.int64,
+            "index": np.int32,
         }
     assert sorted(np.concatenate([batch["index"] for batch in batches])) == list(range(40))
     with pytest.raises(DataNotFoundError, match=r"has the splits \['test', 'train'\]; lacking 'validation'"):

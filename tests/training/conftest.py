@@ -1,5 +1,6 @@
 import resource
 import signal
+import socket
 import subprocess
 
 import jax
@@ -18,6 +19,13 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield lambda: len(count)
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
+def unused_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(params=["mounted", "limited"])

@@ -1,4 +1,4 @@
-"""A run killed with SIGKILL, also in the middle of writing a checkpoint, ends with the bits of one that was not."""
+"""A run preempted, and killed also in the middle of writing a checkpoint, ends with the bits of one that was not."""
 
 import json
 import os
@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 
-STEPS = 140
+from clujax.training.checkpoint import committed
+
+STEPS = 161
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -22,6 +24,16 @@ def start(directory):
         stderr=(directory.parent / f"{directory.name}.stderr").open("a"),
         text=True,
     )
+
+
+def told_at(directory, step):
+    """Start the run and send SIGTERM when it reaches a step; its exit status and the last step that it took."""
+    process = start(directory)
+    for line in process.stdout:
+        last = int(line.removeprefix("at "))
+        if last == step:
+            process.send_signal(signal.SIGTERM)
+    return process.wait(), last
 
 
 def digest_of(process):
@@ -50,18 +62,21 @@ def kill_at(directory, step, while_writing):
     return process.wait()
 
 
-def test_killed_runs_end_with_the_same_bits(tmp_path):
+def test_preempted_and_killed_runs_end_with_the_same_bits(tmp_path):
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     seed = random.randrange(1 << 16)
     print(f"kill steps drawn with seed {seed}")  # shown when the test fails
     draw = random.Random(seed)
     reference = start(calm)
+    status, last = told_at(killed, draw.randrange(2, 20))
+    assert status == 143
+    assert committed(killed / "checkpoints")[-1] == last + 1, "the step at hand was the last, and its state is saved"
     caught_writing = 0
     # First at any moment, twice while a checkpoint is being written; then as often as it takes to leave half of one.
     for attempt in range(8):
         if attempt >= 3 and caught_writing:
             break
-        step = draw.randrange(2, 20) + 12 * attempt
+        step = last + draw.randrange(2, 20) + 12 * attempt
         assert kill_at(killed, step, while_writing=attempt >= 1) == -signal.SIGKILL
         assert not (killed / "result.json").exists()
         caught_writing += bool(unfinished(killed))
