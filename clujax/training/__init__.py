@@ -6,7 +6,7 @@
 directory and writes its results whole or not at all.
 """
 
-from clujax.training import workdir
+from clujax.training import processes, workdir
 from clujax.training.checkpoint import Checkpoints, abstract
 from clujax.training.digest import tree_digest
 from clujax.training.loop import History, NonFiniteError, fit
@@ -34,6 +34,7 @@ __all__ = [
     "make_block_step",
     "make_mesh",
     "make_train_step",
+    "processes",
     "replicate",
     "shard",
     "shard_batch",
