@@ -11,7 +11,8 @@ def get_config() -> ConfigDict:
     config = runpy.run_path(str(tiny))["get_config"]()
     config.carry_out = ("random",)
     config.compare = ("retrain", "finetune", "sfron")  # fine-tuning is a choice among learning rates
-    config.noise.models = 4  # as many as there are devices: an ensemble over processes
+    config.noise.models = 2  # as many as there are devices: an ensemble over processes
+    config.relearn.max_steps = 2
+    config.evidence.probe = {"rows": 16, "iterations": 2}
     config.pretrain.epochs = config.methods.retrain.epochs = 2
-    config.checkpoint_every = 5
     return config
