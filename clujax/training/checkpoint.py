@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from clujax.errors import CheckpointError
+from clujax.training import processes
 
 SUMS = "sums.json"  # inside a step's folder: CRC-32 of each of its files
 UNSUMMED = (SUMS, "_CHECKPOINT_METADATA")  # orbax adds the commit's time to the second after the rename
@@ -114,8 +115,8 @@ class Checkpoints:
         self.wait()
         passed = [f"{path.name} (never completed)" for path in self._unfinished]
         damaged = []
-        for step in reversed(self.steps()):
-            fault, found = _fault(self._folder(step)), None
+        for step in reversed(processes.from_first(self.steps)):
+            fault, found = processes.from_first(lambda step=step: _fault(self._folder(step))), None
             if fault is None:
                 try:
                     found = self._read(step, like)
@@ -199,6 +200,7 @@ class Checkpoints:
             shutil.rmtree(self.directory / f"{DAMAGED}{step}", ignore_errors=True)
             self._folder(step).rename(self.directory / f"{DAMAGED}{step}")
         if steps:
+            processes.barrier("damaged checkpoints are set aside")
             self._manager.reload()
 
     def _failed(self, error: Exception) -> CheckpointError:
