@@ -6,6 +6,7 @@ Every process gives the same command and works on a directory that all of them s
 import importlib.metadata
 import json
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def find(coordinator: str | None = None, processes: int | None = None, process: 
     Raises:
         ConfigError: something is missing or does not fit, or the cluster cannot be asked.
     """
-    if processes == 1 and coordinator is None and not process:
+    if processes == 1 and not process:
         return None
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     given, local = (coordinator, processes, process), None
@@ -58,7 +59,10 @@ def find(coordinator: str | None = None, processes: int | None = None, process: 
         from jax._src.clusters import ClusterEnv
 
         try:
-            *given, local = ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, JOIN)
+            with warnings.catch_warnings():
+                if "JOB_COMPLETION_INDEX" not in os.environ:  # jax tells every Kubernetes pod to install a package
+                    warnings.simplefilter("ignore")
+                *given, local = ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, JOIN)
         except Exception as error:  # of a cluster's API or name service
             raise ConfigError(
                 f"this looks like a cluster, but it does not say who takes part: {error}. Give --coordinator HOST:PORT "
@@ -76,7 +80,7 @@ def find(coordinator: str | None = None, processes: int | None = None, process: 
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"--coordinator is {coordinator!r}; expected HOST:PORT, for example 10.0.0.1:8482")
-    if processes == 1:
+    if processes == 1:  # of a cluster
         return None
     return Place(coordinator, processes, process, None if local is None else tuple(local))
 

@@ -13,10 +13,12 @@ import time
 import traceback
 from collections.abc import Callable
 
+from clujax.errors import ConfigError
 from clujax.training.processes import Place
 
 GONE = 75  # EX_TEMPFAIL: another process is gone; the same command, given again in all processes, goes on
 MARGIN = 10  # seconds beyond the heartbeat in which the runtime names the process that is gone
+AGAIN = "Give the same command again in all processes: the run goes on from its last whole checkpoint."
 _TAIL = 1 << 16
 _BROKEN = ("Gloo", "NCCL", "coordination service", "CoordinationService", "Barrier timed out", "Socket closed")
 
@@ -58,13 +60,8 @@ def watched(work: Callable[[], int], explain: Callable[[BaseException], int], pl
     if code >= 0:
         return code
     reason, code = _reason(-code, tail.decode(errors="replace"), place, wait, heartbeat)
-    print(f"clujax run: {reason} {again()}", file=sys.stderr, flush=True)
+    print(f"clujax run: {reason} {AGAIN}", file=sys.stderr, flush=True)
     return code
-
-
-def again() -> str:
-    """What to do after a process was lost."""
-    return "Give the same command again in all processes: the run goes on from its last whole checkpoint."
 
 
 def _work(work, explain, place, heartbeat):
@@ -78,7 +75,7 @@ def _work(work, explain, place, heartbeat):
             sys.stderr.flush()
             time.sleep(heartbeat + MARGIN)  # the runtime ends this process here as soon as it knows
             who = f"process {place.process} of {place.processes} lost the connection to another one."
-            print(f"clujax run: {who} {again()}", file=sys.stderr)
+            print(f"clujax run: {who} {AGAIN}", file=sys.stderr)
             code = GONE
         else:
             try:
@@ -95,8 +92,8 @@ def _work(work, explain, place, heartbeat):
 
 def _lost(error):
     """Whether an error, or what it came from, is that of a connection between processes."""
-    while error is not None:
-        if any(word in str(error) for word in _BROKEN) and type(error).__name__ != "ConfigError":
+    while error is not None and not isinstance(error, ConfigError):
+        if any(word in str(error) for word in _BROKEN):
             return True
         error = error.__cause__ or error.__context__
     return False
