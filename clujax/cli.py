@@ -12,13 +12,14 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clujax import configuration, errors
 
 _PACKAGE = pathlib.Path(__file__).parent
 _FRIENDLY = (errors.DataNotFoundError, errors.ConfigError, errors.RequestError, errors.CheckpointError)
+_MANY = ("unlearning",)  # systems whose runs many processes can share
 _VERSIONS = ("clujax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "matplotlib")
 
 
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when it is done, 1 when it found something that is not as it should be (a ledger that does not fit, a refused
-        request), 2 when the input was at fault (one message on stderr), 130 when interrupted.
+        request), 2 when the input was at fault (one message on stderr), 75 when another process of the run is gone (the
+        same command in all processes goes on), 130 when interrupted, 143 when told to stop (SIGTERM: its state is saved).
     """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
@@ -39,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognised: {' '.join(stray or rest)}.{hint}")
     try:
         if arguments.command == "run":
-            return run(arguments.config, arguments.workdir, overrides)
+            among = {name: getattr(arguments, name) for name in ("coordinator", "processes", "process")}
+            spans = {
+                name: getattr(arguments, name) for name in ("devices_per_process", "join_seconds", "heartbeat_seconds")
+            }
+            return run(arguments.config, arguments.workdir, overrides, among, **spans)
         if arguments.command == "report":
             return report(
                 arguments.workdirs,
@@ -60,27 +66,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "list":
             return list_configs(arguments.under)
         return doctor()
-    except _FRIENDLY as error:
-        print(f"clujax {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = error.filename or "the working directory"
-        print(
-            f"clujax {arguments.command}: the disk of {place} is full. Free some space and give the same command "
-            "again: it goes on from the last whole checkpoint.",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        again = " Give the same command again to go on from there." if configured else ""
-        print(f"\nclujax {arguments.command}: stopped.{again}", file=sys.stderr)
-        return 130
+    except (Exception, KeyboardInterrupt, errors.Preempted) as error:
+        return _explain(arguments.command, error)
 
 
-def run(config_path: str, workdir: str, overrides: Sequence[str] = ()) -> int:
-    """Carry out the experiment of a config in `workdir`, then draw its report."""
+def run(
+    config_path: str,
+    workdir: str,
+    overrides: Sequence[str] = (),
+    among: Mapping[str, Any] | None = None,
+    *,
+    devices_per_process: int | None = None,
+    join_seconds: int | None = None,
+    heartbeat_seconds: int | None = None,
+) -> int:
+    """Carry out the experiment of a config in `workdir`, then draw its report.
+
+    Args:
+        config_path: the config.
+        workdir: the run's directory, on a file system that all its processes share.
+        overrides: of the config.
+        among: which of many processes this is, as `clujax.training.processes.find` takes it.
+        devices_per_process: virtual CPU devices of each.
+        join_seconds, heartbeat_seconds: how long to wait for the others, and for a sign of life from each.
+    """
     config = configuration.load(config_path, overrides)
     system = config.get("system", None)
     systems = _systems()
@@ -90,11 +99,32 @@ def run(config_path: str, workdir: str, overrides: Sequence[str] = ()) -> int:
     place = pathlib.Path(workdir)
     if place.exists() and not place.is_dir():
         raise errors.ConfigError(f"--workdir {workdir} is a file; name a directory (it is made when missing).")
-    experiment = importlib.import_module(f"clujax.{system}.experiment")
-    experiment.run(config, place)
-    if (place / "result.json").is_file():
-        return report([workdir])
-    return 0
+
+    from clujax.training import processes
+
+    def carry_out() -> int:
+        experiment = importlib.import_module(f"clujax.{system}.experiment")
+        experiment.run(config, place)
+        if processes.writes() and (place / "result.json").is_file():
+            return report([workdir])
+        return 0
+
+    ours = processes.find(**among or {})
+    if ours is None:
+        return carry_out()
+    if system not in _MANY:
+        raise errors.ConfigError(f"a run of {system!r} has one process; many can share one of: {', '.join(_MANY)}.")
+
+    from clujax.training import watch
+
+    wait, heartbeat = join_seconds or processes.JOIN, heartbeat_seconds or processes.HEARTBEAT
+
+    def joined() -> int:
+        processes.join(ours, wait=wait, heartbeat=heartbeat, cpu_devices=devices_per_process)
+        processes.check_same(config=configuration.digest(config), **processes.versions())
+        return carry_out()
+
+    return watch.watched(joined, lambda error: _explain("run", error), ours, wait, heartbeat)
 
 
 def report(
@@ -264,6 +294,30 @@ def doctor() -> int:
     return 0
 
 
+def _explain(command: str, error: BaseException) -> int:
+    """Print what a user can do about an error, and give the exit code; what is nobody's fault is raised again."""
+    configured = command in ("run", "serve-requests")
+    if isinstance(error, _FRIENDLY):
+        print(f"clujax {command}: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = error.filename or "the working directory"
+        print(
+            f"clujax {command}: the disk of {place} is full. Free some space and give the same command "
+            "again: it goes on from the last whole checkpoint.",
+            file=sys.stderr,
+        )
+        return 2
+    if isinstance(error, errors.Preempted):
+        print(f"clujax {command}: {error}", file=sys.stderr)
+        return error.CODE
+    if isinstance(error, KeyboardInterrupt):
+        again = " Give the same command again to go on from there." if configured else ""
+        print(f"\nclujax {command}: stopped.{again}", file=sys.stderr)
+        return 130
+    raise error
+
+
 def _ledger_table(entries: Sequence) -> Any:
     from rich.markup import escape
     from rich.table import Table
@@ -298,12 +352,21 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser(
         "run",
         help="carry out a config; again on the same directory: resume",
-        usage="clujax run CONFIG --workdir DIR [--key=value ...]",
+        usage="clujax run CONFIG --workdir DIR [--key=value ...] [--coordinator HOST:PORT --processes N --process I]",
         description="Any key of the config can be set: --seed=1, --data.path=X or --config.data.path=X.",
         allow_abbrev=False,
     )
     running.add_argument("config", metavar="CONFIG", help="a config file, e.g. configs/unlearning/demo.py")
     running.add_argument("--workdir", metavar="DIR", required=True, help="where checkpoints and results go")
+    many = running.add_argument_group("many processes, each given this command; a TPU pod, Slurm, ... need no flags")
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    many.add_argument("--processes", metavar="N", type=int, help="how many there are; 1: alone, whatever runs this")
+    many.add_argument("--process", metavar="I", type=int, help="number of this one, from 0")
+    many.add_argument("--devices-per-process", metavar="D", type=int, help="virtual CPU devices of each")
+    many.add_argument("--join-seconds", metavar="S", type=int, help="how long to wait for all to come (default: 300)")
+    many.add_argument(
+        "--heartbeat-seconds", metavar="S", type=int, help="a process silent for so long is dead (default: 30)"
+    )
     reporting = commands.add_parser(
         "report", help="rebuild figures and report.html from result files; several: one table", allow_abbrev=False
     )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from clujax.adaptation.request import Request, check_request
-from clujax.training import fit, init_state
+from clujax.training import fit, init_state, processes, shard
 
 
 class Plan(NamedTuple):
@@ -45,7 +45,10 @@ class Method(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a method made: the new network, its record and its cost in seconds (preparing, compiling, running)."""
+    """What a method made: the new network, its record and its cost in seconds (preparing, compiling, running).
+
+    In a run of many processes each of them holds the whole network, on the host.
+    """
 
     params: PyTree
     stats: PyTree
@@ -89,13 +92,18 @@ def unlearn(
     plan = method.prepare(request, prepare_key)
     jax.block_until_ready((plan.params, plan.facts))
     prepare_seconds = time.perf_counter() - begin
-    outcome = execute(plan, key=run_key, probe=probe, **fit_options)
+    outcome = execute(plan, key=run_key, probe=probe, mesh=request.mesh, rules=request.rules, **fit_options)
     return outcome._replace(prepare_seconds=prepare_seconds, settings=method.settings)
 
 
-def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, **fit_options: Any) -> Outcome:
-    """Run a prepared plan; arguments as for `unlearn`."""
+def execute(
+    plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, mesh=None, rules=None, **fit_options: Any
+) -> Outcome:
+    """Run a prepared plan; arguments as for `unlearn`, `mesh` and `rules` as in its request."""
     state = init_state(plan.params, plan.stats, plan.tx, key)
+    if mesh is not None:
+        # The steps would do it; checkpoints want it before the first one.
+        state = shard(state, mesh, rules)
     if probe is not None:
         probe(
             *plan.finish(plan.params, plan.stats)
@@ -108,7 +116,7 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, *
         metrics, finite, loss = {}, True, 0.0
         if probe is not None and s % log_every == 0:
             begin = time.perf_counter()
-            found = probe(*plan.finish(state.params, state.stats))
+            found = probe(*plan.finish(*processes.gathered((state.params, state.stats))))
             metrics = {f"probe/{name}": np.asarray(value) for name, value in found.items()}
             probing += time.perf_counter() - begin
         for name, batch in work:
@@ -119,7 +127,7 @@ def execute(plan: Plan, *, key: PRNGKeyArray, probe=None, log_every: int = 50, *
         return state, metrics | {"loss": loss, "finite": finite}
 
     state, history = fit(step, state, lambda s: (s, plan.work(s)), plan.num_steps, log_every=log_every, **fit_options)
-    params, stats = plan.finish(state.params, state.stats)
+    params, stats = plan.finish(*processes.gathered((state.params, state.stats)))
     return Outcome(
         params=params,
         stats=stats,

@@ -31,7 +31,7 @@ def resident(
     replicated = None
     if isinstance(sharding, jax.sharding.NamedSharding):
         replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    held = {name: jax.device_put(jnp.asarray(column), replicated) for name, column in arrays.items()}
+    held = {name: _held(column, replicated) for name, column in arrays.items()}
 
     def batch_at(step: SupportsIndex) -> dict[str, jax.Array]:
         return gather(held, indices_at(step), sharding=sharding)
@@ -65,6 +65,15 @@ def gather(
 ) -> dict[str, jax.Array]:
     """Rows of resident columns, in one compiled program for each number of rows, laid out as asked."""
     return _taker(sharding)(columns, indices)
+
+
+def _held(column, replicated):
+    """A column on the device, or on every device of a mesh; each process of a larger one fills its own."""
+    if replicated is None or replicated.is_fully_addressable:
+        return jax.device_put(jnp.asarray(column), replicated)
+    host = np.asarray(column)
+    host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
+    return jax.make_array_from_callback(host.shape, replicated, lambda index: host[index])
 
 
 @partial(jax.jit, static_argnames="rows")

@@ -6,14 +6,14 @@
 directory and writes its results whole or not at all.
 """
 
-from clujax.training import preemption, workdir
+from clujax.errors import Preempted
+from clujax.training import preemption, processes, workdir
 from clujax.training.checkpoint import Checkpoints, abstract
 from clujax.training.digest import tree_digest
 from clujax.training.loop import History, NonFiniteError, fit
 from clujax.training.mesh import make_mesh
 from clujax.training.metrics import Writer
 from clujax.training.outline import Outline, lower
-from clujax.training.preemption import Preempted
 from clujax.training.sharding import batch_sharding, fsdp, partition, replicate, shard, shard_batch, shardings, tensor
 from clujax.training.state import TrainState, init_state
 from clujax.training.step import default_block, make_block_step, make_train_step
@@ -38,6 +38,7 @@ __all__ = [
     "make_train_step",
     "partition",
     "preemption",
+    "processes",
     "replicate",
     "shard",
     "shard_batch",

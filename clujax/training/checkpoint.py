@@ -5,7 +5,6 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from clujax.errors import CheckpointError
-from clujax.training import integrity
+from clujax.training import integrity, processes
 
 DAMAGED = "damaged-"  # prefix of a step's folder set aside
 
@@ -61,7 +59,7 @@ class Checkpoints:
         self._began = 0.0
         policies = [LatestN(keep)] + ([EveryNSteps(keep_every)] if keep_every else [])
         # Left by a process that was killed while writing; its run would warn about them when it resumes.
-        self._unfinished = _from_first(lambda: integrity.unfinished(self.directory))
+        self._unfinished = processes.from_first(lambda: integrity.unfinished(self.directory))
         self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -134,8 +132,8 @@ class Checkpoints:
         """
         self.wait()
         passed, damaged = [f"{name} (never completed)" for name in self._unfinished], []
-        for step in reversed(_from_first(self.steps)):
-            fault, found = _from_first(lambda step=step: integrity.fault(self._folder(step))), None
+        for step in reversed(processes.from_first(self.steps)):
+            fault, found = processes.from_first(lambda step=step: integrity.fault(self._folder(step))), None
             if fault is None:
                 try:
                     found = self._read(step, like)
@@ -225,7 +223,7 @@ class Checkpoints:
                 aside.rmtree()
             self._folder(step).rename(aside)
         if steps:
-            _from_first(lambda: None)  # wait for process 0
+            processes.barrier("damaged checkpoints are set aside")
             self._manager.reload()
 
     def _failed(self, error: Exception) -> CheckpointError:
@@ -336,20 +334,7 @@ def _from_data(data: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.random.wrap_key_data(data, impl=impls[0])
 
 
-def _from_first(decide: Callable[[], Any]) -> Any:
-    """What process 0 decides, a JSON-able value, in every process."""
-    if jax.process_count() == 1:
-        return decide()
-    text = json.dumps(decide()).encode() if jax.process_index() == 0 else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    filled = np.zeros(size, np.uint8)
-    filled[: len(text)] = np.frombuffer(text, np.uint8)
-    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(filled))))
-
-
 def _any(fault: str | None) -> str | None:
     """The fault that this process met, or that another one did."""
-    if jax.process_count() == 1:
-        return fault
-    met = multihost_utils.process_allgather(np.bool_(fault is not None))
-    return fault or (f"process {int(np.argmax(met))} could not read it" if met.any() else None)
+    met = processes.told(fault is not None)
+    return fault or (f"process {met.index(True)} could not read it" if any(met) else None)

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import PyTree
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from clujax.errors import ConfigError
+from clujax.errors import ConfigError, Preempted
 from clujax.training import preemption
 from clujax.training.checkpoint import Checkpoints, abstract
 from clujax.training.compiling import compilations
 from clujax.training.metrics import Writer
-from clujax.training.preemption import Notice, Preempted
+from clujax.training.preemption import Notice
 
 # Steps that may be queued ahead of the device; each holds its batch in memory.
 IN_FLIGHT = 32

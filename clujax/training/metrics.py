@@ -11,6 +11,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
+from clujax.training import processes
+
 
 class Writer:
     """Append records to `metrics.jsonl` and to TensorBoard event files in one directory; a context manager.
@@ -18,17 +20,22 @@ class Writer:
     A record is a dict of metrics with the entry `step`. It reaches the operating system whole before `write` returns,
     so a kill loses none. (tensorboardX's own writer hands events to a thread, whose failure on a full disk nobody sees
     and whose queue then blocks; its protocol buffers and checksums are used here without it.)
+    Of many processes only the first writes; the others keep their records in memory.
     """
 
     def __init__(self, directory: str | os.PathLike, *, name: str = "metrics.jsonl", tensorboard: bool = True):
         self.path = pathlib.Path(directory) / name
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._held: list[dict] | None = None if processes.writes() else []
+        if self._held is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         self._tensorboard = tensorboard
         self._lines: BinaryIO | None = None
         self._events: BinaryIO | None = None
 
     def records(self) -> list[dict]:
         """Read all records back, leaving out a last line that is not complete."""
+        if self._held is not None:
+            return list(self._held)
         if not self.path.exists():
             return []
         whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -38,6 +45,9 @@ class Writer:
         """Drop the records of `step` and later, which the run is about to write again."""
         self.close()
         kept = [record for record in self.records() if record["step"] < step]
+        if self._held is not None:
+            self._held = kept
+            return
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(record) + "\n" for record in kept))
         os.replace(part, self.path)
@@ -49,6 +59,9 @@ class Writer:
         Raises:
             OSError: the disk is full; the files end with the last whole record.
         """
+        if self._held is not None:
+            self._held.append(record)
+            return
         if self._lines is None:
             self._open(record["step"])
         _append(self._lines, (json.dumps(record) + "\n").encode())

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import signal
 import threading
 import time
@@ -12,26 +11,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_CODE = 143  # 128 + SIGTERM, what a shell reports of a process that the signal ended
-
 # One count for all calls in this process: processes that run the same program count alike, whatever steps they are at.
 _calls = itertools.count()
-
-
-class Preempted(SystemExit):
-    """A run saved its state and stopped because it was told to; uncaught, the process ends with status 143.
-
-    No `except Exception` takes it for a failure of what was running.
-
-    Attributes:
-        step: the first step that is still to be taken.
-        directory: where the checkpoint is, None when nothing could be saved.
-    """
-
-    def __init__(self, message: str, step: int, directory: os.PathLike | None):
-        super().__init__(message)
-        self.code = EXIT_CODE
-        self.step, self.directory = step, directory
 
 
 class Notice:

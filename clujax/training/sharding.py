@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from clujax.errors import ConfigError
+from clujax.training.processes import put
 from clujax.training.state import TrainState
 
 Strategy = Callable[[str, tuple[int, ...], Mesh], PartitionSpec]
@@ -142,7 +143,7 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
 
 def shard(tree: PyTree, mesh: Mesh, rules: Rules | None = None) -> PyTree:
     """Put a tree on the mesh as `shardings` says."""
-    return jax.device_put(tree, shardings(tree, mesh, rules))
+    return put(tree, shardings(tree, mesh, rules))
 
 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
@@ -185,7 +186,7 @@ def shard_batch(batch: PyTree, mesh: Mesh, *, leading: int = 0) -> PyTree:
     Raises:
         ConfigError: as `batch_shardings`.
     """
-    return jax.device_put(batch, batch_shardings(batch, mesh, leading=leading))
+    return put(batch, batch_shardings(batch, mesh, leading=leading))
 
 
 # What the built-in models call the dimensions of their activations, and the mesh axes these are split over.

@@ -1,4 +1,7 @@
-"""The directory of one run: whose it is, how far it got, and files that are whole or not there."""
+"""The directory of one run: whose it is, how far it got, and files that are whole or not there.
+
+Many processes of one run share the directory: only the first of them writes to it.
+"""
 
 import datetime
 import importlib.metadata
@@ -6,12 +9,14 @@ import json
 import os
 import pathlib
 import platform
+import time
 from typing import Any, Literal
 
 import jax
 
 import clujax
 from clujax.errors import ConfigError
+from clujax.training import processes
 
 CONFIG, RESULT = "config.json", "result.json"
 
@@ -28,11 +33,13 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write any file whole or not at all (a report, a figure).
+    """Write any file whole or not at all (a report, a figure); of many processes only the first does.
 
     Raises:
         OSError: as `write_json`.
     """
+    if not processes.writes():
+        return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -63,9 +70,30 @@ def claim(workdir: str | os.PathLike, config: dict) -> Literal["new", "resumable
         `result.json` is here).
 
     Raises:
-        ConfigError: the directory belongs to another config, or has files and no config.json.
+        ConfigError: the directory belongs to another config, has files and no config.json, or is not the same one in all
+            processes.
     """
     folder = pathlib.Path(workdir)
+    found = processes.from_first(lambda: _claim(folder, config))
+    if blind := [i for i, sees in enumerate(processes.told(_appears(folder / CONFIG))) if not sees]:
+        raise ConfigError(
+            f"workdir {folder}: process {', '.join(map(str, blind))} does not see the {CONFIG} that process 0 wrote. "
+            "Give a directory on a file system that all processes share"
+        )
+    return found
+
+
+def _appears(path: pathlib.Path, seconds: float = 30.0) -> bool:
+    """Whether a file is there; one that another machine wrote may take a while to be seen on a network file system."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _claim(folder: pathlib.Path, config: dict) -> str:
     config = json.loads(json.dumps(config))  # tuples become lists, as they will be read back
     if not (folder / CONFIG).exists():
         if folder.exists() and not folder.is_dir():
@@ -74,8 +102,7 @@ def claim(workdir: str | os.PathLike, config: dict) -> Literal["new", "resumable
             raise ConfigError(
                 f"workdir {folder} has a {RESULT} but no {CONFIG}: it is not known whose; give another one"
             )
-        if jax.process_index() == 0:
-            write_json(folder / CONFIG, config)
+        write_json(folder / CONFIG, config)
         return "new"
     try:
         theirs = json.loads((folder / CONFIG).read_text())
@@ -96,8 +123,7 @@ def write_result(workdir: str | os.PathLike, result: dict) -> pathlib.Path:
         OSError: as `write_json`.
     """
     path = pathlib.Path(workdir) / RESULT
-    if jax.process_index() == 0:
-        write_json(path, result)
+    write_json(path, result)
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from clujax.adaptation.method import Outcome
 from clujax.errors import CheckpointError
+from clujax.training import processes
 from clujax.training.workdir import write_bytes, write_json
 
 RECORD, LOGITS = "cell.json", "logits.npz"
@@ -43,12 +44,12 @@ def save(directory: pathlib.Path, cell: Cell, digest: str) -> None:
 
 
 def load(directory: pathlib.Path, digest: str) -> Cell | None:
-    """The cell that was kept there, without its network; None when there is none.
+    """The cell that was kept there, without its network; None when there is none, in all processes alike.
 
     Raises:
       CheckpointError: it belongs to other settings, or its files are damaged.
     """
-    if not (directory / RECORD).exists():
+    if not processes.from_first((directory / RECORD).exists):
         return None
     try:
         record = json.loads((directory / RECORD).read_text())

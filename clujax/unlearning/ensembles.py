@@ -17,7 +17,7 @@ from clujax.adaptation.plans import check_numbers
 from clujax.data import padded
 from clujax.errors import RequestError
 from clujax.models import Classifier
-from clujax.training import NonFiniteError, fit
+from clujax.training import NonFiniteError, fit, processes
 
 AXIS = "ensemble"
 
@@ -121,7 +121,7 @@ def train_ensemble(
     init_keys, stream_keys = split(prepare_keys).T
     x = jnp.asarray(rows["x"])
     params, stats = _starting(classifier, init_keys, x[:1], start, y)
-    place = lambda tree, spec: tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, spec))
+    place = lambda tree, spec: tree if mesh is None else _placed(tree, NamedSharding(mesh, spec))
     total = np.ceil(epochs * np.ceil(counts / batch_size)).astype(np.int32)
     per_member, shared = {"rate": rate, "total": total}, {"x": x}
     for name, column in (("y", y.astype(np.int32)), ("weight", weights)):
@@ -153,6 +153,7 @@ def train_ensemble(
         state, history = fit(step, state, batch_at, int(total.max()), **options)
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; {_named(~np.asarray(latest[1]))}", error.step) from None
+    state = processes.gathered(state._replace(key=None))
     diverged = ~np.asarray(state.alive)
     if diverged.all():
         raise NonFiniteError(_named(diverged), int(np.asarray(state.step).min()))
@@ -161,6 +162,10 @@ def train_ensemble(
     return Ensemble(
         state.params, state.stats, diverged, tuple(history.records), history.compile_seconds, history.run_seconds
     )
+
+
+def _placed(tree, sharding):
+    return processes.put(tree, jax.tree.map(lambda leaf: sharding, tree))
 
 
 @lru_cache(maxsize=16)

@@ -85,7 +85,8 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
 
     found: dict[str, dict[str, list[Cell]]] = {name: {} for name in requests}
     chances: dict[str, list[dict]] = {name: [] for name in requests}
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
+    columns, others = (*Progress.get_default_columns(), TimeElapsedColumn()), not training.processes.writes()
+    with Progress(*columns, transient=True, disable=others) as progress:
         networks = len({(seed, name if case.own_network else "") for (name, seed), case in cases.items()})
         progress.add_task("networks", total=networks + len(config.seeds) * sum(map(len, arms.values())))
         shared = Run(
@@ -172,7 +173,7 @@ def pretrain(run: Run, case: Case, seed: int, name: str) -> Trained:
     plan = train_on(everything, case.train, params, stats, stream_key, **run.config.pretrain.to_dict())
     # The run donates its starting arrays; what methods need of them later is kept on the host.
     initial = jax.tree.map(np.asarray, params)
-    return Trained(classifier, initial, stage(run, name, execute, plan, key=run_key))
+    return Trained(classifier, initial, stage(run, name, execute, plan, key=run_key, mesh=run.mesh))
 
 
 def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, Cell], dict | None]:
@@ -267,11 +268,13 @@ def relearned(run, request, params, stats, key) -> dict[str, float]:
 def chosen(run, name, method_name, candidates, request, retrained, key) -> Method:
     """The candidate nearest to retraining on validation rows, chosen on the first seed and kept for the others."""
     file = run.workdir / "stages" / f"{name}_{method_name}_choice.json"
-    if not file.exists():
+    best = training.processes.from_first(lambda: json.loads(file.read_text())["best"] if file.exists() else None)
+    if best is None:
         found = sweep(candidates, request, retrained(), key=key)
         gaps_of = {trial.name: trial.gap if math.isfinite(trial.gap) else trial.reason for trial in found.table}
         training.workdir.write_json(file, {"best": found.best, "gaps": gaps_of})
-    return candidates[json.loads(file.read_text())["best"]]
+        best = training.processes.from_first(lambda: found.best)
+    return candidates[best]
 
 
 def diverged(said: str, settings: Mapping[str, Any]) -> Cell:
@@ -281,10 +284,9 @@ def diverged(said: str, settings: Mapping[str, Any]) -> Cell:
 
 def retrain_noise(run, request, case, rows, reference, untrained, key, *, file, digest) -> dict:
     """Metrics of further networks retrained with other seeds, in one compiled program; kept like a finished cell."""
-    if file.exists():
-        record = json.loads(file.read_text())
-        if record.pop("digest") == digest:
-            return record
+    record = training.processes.from_first(lambda: json.loads(file.read_text()) if file.exists() else None)
+    if record and record.pop("digest") == digest:
+        return record
     recipe = {name: value for name, value in run.config.methods.retrain.to_dict().items() if name != "method"}
     keep = np.isin(np.arange(len(case.train["y"])), case.split.remain)
     models, devices = run.config.noise.models, jax.device_count()
