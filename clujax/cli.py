@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "plan":
             from clujax import planning
 
-            return planning.plan(arguments.config, arguments.topology, arguments.compare, overrides, arguments.out)
+            return planning.plan(
+                arguments.config, arguments.topology, arguments.compare, overrides, arguments.out, arguments.only
+            )
         if arguments.command == "ledger":
             return ledger(arguments.action, arguments.directory)
         if arguments.command == "list":
@@ -392,7 +394,7 @@ def _parser() -> argparse.ArgumentParser:
     planning = commands.add_parser(
         "plan",
         help="compile a config's steps for a TPU slice that is not here: memory, FLOPs, collectives, time",
-        usage="clujax plan CONFIG --topology v5e:16x16 [--compare OTHER ...] [--out DIR] [--key=value ...]",
+        usage="clujax plan CONFIG --topology v5e:16x16 [--compare OTHER ...] [--only STEP ...] [--out DIR] [--key=value ...]",
         description="Exit code 1 says that a step does not fit the memory of its chips.",
         allow_abbrev=False,
     )
@@ -402,6 +404,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     planning.add_argument(
         "--compare", metavar="OTHER", nargs="+", default=[], help="further topologies or config files"
+    )
+    planning.add_argument(
+        "--only", metavar="STEP", nargs="+", help="these steps, of which a large one takes minutes to compile"
     )
     planning.add_argument("--out", metavar="DIR", help="write plan.json and plan.png here")
     ledgers = commands.add_parser("ledger", help="the record of a deployment's requests", allow_abbrev=False)

@@ -16,7 +16,7 @@ from clujax.adaptation.losses import cross_entropy
 from clujax.adaptation.request import Request, is_abstract
 from clujax.errors import CheckpointError, ConfigError
 from clujax.geometry import check_mask, density, diagonal_estimator, ratio_mask
-from clujax.training import shard, shard_batch
+from clujax.training import processes, shard, shard_batch
 
 
 def fisher_diagonals(
@@ -80,7 +80,8 @@ def _placed(batch, mesh):
     try:
         return shard_batch(batch, mesh)
     except ConfigError:
-        return jax.device_put(batch, NamedSharding(mesh, PartitionSpec()))
+        whole = NamedSharding(mesh, PartitionSpec())
+        return processes.put(batch, jax.tree.map(lambda leaf: whole, batch))
 
 
 def augmented_batches(request, rows, batch_size, max_batches, key):

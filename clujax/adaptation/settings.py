@@ -38,8 +38,12 @@ def build_mesh(config: ConfigDict) -> Mesh | None:
     """The devices on the axes of `config.mesh`; None for the default device alone: no axes, or no other device.
 
     Raises:
-      ConfigError: as `clujax.training.make_mesh`.
+      ConfigError: as `clujax.training.make_mesh`, or no axes where there are many processes.
     """
+    if not config.mesh and jax.process_count() > 1:
+        raise ConfigError(
+            f'config.mesh is empty, and {jax.process_count()} processes share this run; give axes: (("data", -1),)'
+        )
     if not config.mesh or jax.device_count() == 1:
         return None
     return training.make_mesh(config.mesh)

@@ -34,6 +34,7 @@ def plan(
     compare: Sequence[str] = (),
     overrides: Sequence[str] = (),
     out: str | None = None,
+    only: Sequence[str] | None = None,
 ) -> int:
     """Compile every step that a config would run and say what each needs; nothing is trained.
 
@@ -43,6 +44,7 @@ def plan(
         compare: further topologies (for this config) and config files (on this topology).
         overrides: of every config.
         out: a directory for `plan.json` and `plan.png`.
+        only: names of steps (`pretrain`, `sfron/forget`); all by default.
 
     Returns:
         0 when every step fits its chips, 1 when one does not.
@@ -60,7 +62,7 @@ def plan(
         _check_system(path, config)
     topology.prepare([where for _, where in cases])
     # All that can be wrong is found before the first step is compiled.
-    steps = [(path, where, *step) for path, where in cases for step in _steps(configs[path], where)]
+    steps = [(path, where, *step) for path, where in cases for step in _steps(configs[path], where, only)]
     plans = []
     for number, (path, where, mesh, outline, lowered) in enumerate(steps, 1):
         name = outline.name if len(configs) == 1 else f"{pathlib.Path(path).stem}: {outline.name}"
@@ -124,9 +126,15 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _steps(config: ConfigDict, where: topology.Topology) -> list[tuple[Mesh, Outline, jax.stages.Lowered]]:
+def _steps(
+    config: ConfigDict, where: topology.Topology, only: Sequence[str] | None
+) -> list[tuple[Mesh, Outline, jax.stages.Lowered]]:
     mesh = topology.mesh(config.get("mesh") or _ALL_DATA, topology.devices(where))
     outlines = importlib.import_module(f"clujax.{config.system}.outline").outlines(config, mesh)
+    known = [each.name for each in outlines]
+    if unknown := set(only or ()) - set(known):
+        raise ConfigError(f"--only names {', '.join(sorted(unknown))}; the steps are: {', '.join(known)}.")
+    outlines = [each for each in outlines if not only or each.name in only]
     # A batch or a rule that does not fit the mesh is refused by lowering.
     return [(mesh, each, lower(each)) for each in outlines]
 

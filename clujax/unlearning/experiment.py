@@ -173,7 +173,7 @@ def pretrain(run: Run, case: Case, seed: int, name: str) -> Trained:
     plan = train_on(everything, case.train, params, stats, stream_key, **run.config.pretrain.to_dict())
     # The run donates its starting arrays; what methods need of them later is kept on the host.
     initial = jax.tree.map(np.asarray, params)
-    return Trained(classifier, initial, stage(run, name, execute, plan, key=run_key, mesh=run.mesh))
+    return Trained(classifier, initial, stage(run, name, execute, plan, key=run_key, mesh=run.mesh, rules=run.rules))
 
 
 def carry_out(run, name, number, seed, case, original, arms) -> tuple[dict[str, Cell], dict | None]:

@@ -1,6 +1,6 @@
 """CIFAR-10, ResNet-18, 10 % random rows forgotten by SFR-on: the paper's table with batches for a whole slice.
 
-Command: clujax run configs/pods/resnet18_cifar10.py --workdir gs://BUCKET/resnet18 --data.path=cifar10.npz
+Command: clujax run configs/pods/resnet18_cifar10.py --workdir /share/resnet18 --data.path=cifar10.npz
 Plan:    clujax plan configs/pods/resnet18_cifar10.py --topology v5e:4x4
 Time:    see the plan below; not run here
 Data:    as configs/unlearning/cifar10.py

@@ -1,6 +1,6 @@
 """ImageNet, ResNet-50, 10 % random rows forgotten by SFR-on: data parallel, bfloat16.
 
-Command: clujax run configs/pods/resnet50_imagenet.py --workdir gs://BUCKET/resnet50 --data.path=FOLDER
+Command: clujax run configs/pods/resnet50_imagenet.py --workdir /share/resnet50 --data.path=FOLDER
 Plan:    clujax plan configs/pods/resnet50_imagenet.py --topology v5e:4x4
 Time:    see the plan below; not run here
 Data:    a folder of x_train.npy, y_train.npy, x_test.npy, y_test.npy (uint8 NHWC, 224 pixels)

@@ -1,6 +1,6 @@
 """ImageNet, ViT-B/16, 10 % random rows forgotten by SFR-on: fully sharded over 16 chips, data parallel over the rest.
 
-Command: clujax run configs/pods/vit_b16_imagenet.py --workdir gs://BUCKET/vit_b16 --data.path=FOLDER
+Command: clujax run configs/pods/vit_b16_imagenet.py --workdir /share/vit_b16 --data.path=FOLDER
 Plan:    clujax plan configs/pods/vit_b16_imagenet.py --topology v5e:16x16
 Time:    see the plan below; not run here
 Data:    as configs/pods/resnet50_imagenet.py

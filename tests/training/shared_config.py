@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     tiny = pathlib.Path(__file__).parents[1] / "unlearning" / "tiny.py"
     config = runpy.run_path(str(tiny))["get_config"]()
+    config.mesh = (("data", -1),)
     config.carry_out = ("random",)
     config.compare = ("retrain", "finetune", "sfron")  # fine-tuning is a choice among learning rates
     config.noise.models = 2  # as many as there are devices: an ensemble over processes
