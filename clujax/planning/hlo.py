@@ -143,7 +143,40 @@ def trips(module: Module, computation: str, loop: Instruction) -> int | None:
         start = here[start.operands[0]]
     if start.op != "constant":
         return None
-    return max(0, int(limit.inside) - int(start.inside))
+    body = module.computations[re.search(r"body=%?([\w.\-]+)", loop.attributes)[1]]
+    root = next(each for each in body.values() if each.root)
+    step = _raised(module, body, root.operands[index], index) if root.op == "tuple" else None
+    if step is None or step[0] != 1 or step[1] < 1:
+        return None
+    return max(0, math.ceil((int(limit.inside) - int(start.inside)) / step[1]))
+
+
+def _raised(module: Module, here: Computation, name: str, index: int, bound: tuple = ()) -> tuple[int, int] | None:
+    """A value in a loop's body as (a, b) of a·counter + b; the counter is element `index` of what the loop carries.
+
+    A loop that the compiler has unrolled raises it by more than 1. None for what is no sum of the counter and constants.
+    """
+    value = here[name]
+    again = lambda name: _raised(module, here, name, index, bound)
+    if value.op == "constant":
+        return (0, int(value.inside)) if re.fullmatch(r"-?\d+", value.inside) else None
+    if value.op == "parameter":
+        return bound[int(value.inside)] if bound else None
+    if value.op in ("copy", "bitcast", "convert"):
+        return again(value.operands[0])
+    if value.op == "add":
+        left, right = map(again, value.operands)
+        return (left[0] + right[0], left[1] + right[1]) if left and right else None
+    source = here[value.operands[0]] if value.op == "get-tuple-element" else value
+    place = int(re.search(r"index=(\d+)", value.attributes)[1]) if value.op == "get-tuple-element" else None
+    if place is not None and source.op == "parameter" and not bound:
+        return (1, 0) if place == index else None
+    if source.op == "fusion":
+        inner = module.computations[_CALLED.search(source.attributes)[1]]
+        root = next(each for each in inner.values() if each.root)
+        result = root.name if place is None else root.operands[place]
+        return _raised(module, inner, result, index, tuple(map(again, source.operands)) or (None,))
+    return None
 
 
 def called(instruction: Instruction) -> list[str]:

@@ -47,6 +47,33 @@ def test_a_loop_counts_from_its_first_value_to_its_bound():
     assert times_of(program(start="3"), "negate") == [4]
 
 
+ONE = "%next = s32[] add(%i, %one)"
+
+
+@pytest.mark.parametrize(
+    ("raised", "times"),
+    [
+        ("%half = s32[] add(%i, %one)\n  %next = s32[] add(%half, %one)", 4),  # two rounds in one: 0, 2, 4, 6
+        ("%three = s32[] constant(3)\n  %copied.1 = s32[] copy(%i)\n  %next = s32[] add(%three, %copied.1)", 3),
+        ("%next = s32[] fusion(%one, %i), kind=kLoop, calls=%twice", 4),
+        ("%next = s32[] multiply(%i, %one)", None),
+        ("%next = s32[] copy(%i)", None),
+    ],
+)
+def test_a_loop_that_is_unrolled_counts_its_rounds(raised, times):
+    twice = """%twice (a: s32[], b: s32[]) -> s32[] {
+  %a = s32[] parameter(0)
+  %b = s32[] parameter(1)
+  %once = s32[] add(%b, %a)
+  ROOT %sum = s32[] add(%once, %a)
+}
+
+%body"""
+    module = hlo.parse(LOOP.replace("START", "0").replace(" NOTED", "").replace(ONE, raised).replace("%body", twice, 1))
+    assert times_of(module, "negate") == [times or 1]
+    assert hlo.unknown_loops(module) == ([] if times else ["loop"])
+
+
 def test_a_noted_trip_count_comes_first():
     noted = ', backend_config={"known_init_step":{"init":"0"},"known_trip_count":{"n":"12"}}'
     assert times_of(program(noted=noted), "negate") == [12]
