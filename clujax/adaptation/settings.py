@@ -122,7 +122,8 @@ def build_classifier(
 ) -> models.Classifier:
     """The network behind a standardisation by the training rows' mean and spread per channel, or behind nothing.
 
-    `config.accumulate` is the number of parts in which it reads a batch; `platform` is that of the devices it is for.
+    Of rows on disk, 10,000 tell mean and spread. `config.accumulate` is the number of parts in which it reads a batch;
+    `platform` is that of the devices it is for.
     """
     settings = config.model
     options = {key: value for key, value in settings.items() if key != "name"}
@@ -136,7 +137,7 @@ def build_classifier(
         raise ConfigError(f"data.inputs is {inputs!r}; expected one of {INPUTS}.")
     if inputs == "unit":
         return models.with_inputs(network, _unit)
-    x = np.asarray(train["x"])
+    x = data.spread(train["x"])
     x = x if x.ndim == 4 else x[..., None]
     mean, std = x.mean((0, 1, 2), dtype=np.float64), x.std((0, 1, 2), dtype=np.float64)
     return models.with_inputs(network, data.standardize(mean, std))

@@ -7,7 +7,7 @@ from clujax.data.pipeline import feed
 from clujax.data.prepared import PreparedRows, prepare
 from clujax.data.published_splits import CIFAR100_COARSE, PUBLISHED, kit_halves
 from clujax.data.resolve import KNOWN, load
-from clujax.data.rows import Rows, on_disk
+from clujax.data.rows import Rows, on_disk, spread
 from clujax.data.source import Dataset, Source, take_rows
 from clujax.data.split import SCENARIOS, Split, check_split, finish_split, make_split
 
@@ -35,5 +35,6 @@ __all__ = [
     "resident",
     "standardize",
     "gather",
+    "spread",
     "take_rows",
 ]

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from clujax.data.rows import on_disk
+
 
 def resident(
     arrays: Mapping[str, Any], batch_size: int, key: PRNGKeyArray, *, sharding: jax.sharding.Sharding | None = None
@@ -116,5 +118,8 @@ def padded(arrays: Mapping[str, Any], batch_size: int) -> Iterator[dict[str, Any
     for start in range(0, rows, batch_size):
         count = min(batch_size, rows - start)
         indices = np.minimum(np.arange(start, start + batch_size), rows - 1)
-        batch = {name: np.asarray(column)[indices] for name, column in arrays.items()}
+        batch = {
+            name: np.asarray(column[indices] if on_disk(column) else np.asarray(column)[indices])
+            for name, column in arrays.items()
+        }
         yield batch | {"weight": (np.arange(batch_size) < count).astype(np.float32)}

@@ -44,8 +44,11 @@ class Rows:
         if first is None or first is Ellipsis:
             return np.asarray(self)[index]
         rows = self.rows[first]
-        found = np.asarray(self.column[rows])
-        return found[(slice(None),) * np.ndim(rows) + tuple(rest)] if rest else found
+        if not rest:
+            return np.asarray(self.column[rows])
+        if all(isinstance(each, int | slice) for each in rest):  # of each row what is asked for is all that is read
+            return np.asarray(self.column[(rows, *rest)])
+        return np.asarray(self.column[rows])[(slice(None),) * np.ndim(rows) + tuple(rest)]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -60,6 +63,13 @@ class Rows:
 def on_disk(column: Any) -> bool:
     """Whether a column lies on disk and is read when asked for."""
     return isinstance(column, np.memmap | Rows)
+
+
+def spread(column: Any, most: int = 10_000) -> np.ndarray:
+    """A column in memory: all of it, or of one on disk at most so many rows, evenly spread."""
+    if not on_disk(column) or len(column) <= most:
+        return np.asarray(column)
+    return np.asarray(column[np.linspace(0, len(column) - 1, most).astype(int)])
 
 
 def choose(column: Any, rows: Any) -> Any:
