@@ -24,9 +24,8 @@ from clujax.regression.selection import (
 )
 from clujax.regression.solve import check_conditioning
 
-BUCKET = (
-    64  # supports are padded to multiples of this, rows of training data to powers of two: few shapes, few compiles
-)
+# Supports are padded to multiples of this, rows of training data to powers of two: few shapes, few compiles.
+BUCKET = 64
 _CHUNK = 500
 
 Values = Float[Array | np.ndarray, "..."]
@@ -36,7 +35,8 @@ class FitOptions(NamedTuple):
     """Settings of a fit; defaults are the authors' Parkinson demonstration.
 
     `bandwidth` is Σ_m θ_m² at the start. `tol_mse` stops growth once the mean squared error over the training rows
-    (or the validation rows, if given), in squared units of y, is at most this.
+    (or the validation rows, if given), in squared units of y, is at most this. `clip` keeps predictions within the
+    training targets' range.
     """
 
     objective: Objective = Objective()
@@ -55,6 +55,7 @@ class FitOptions(NamedTuple):
     tol_mse: float | None = None
     exclude_support_from_batches: bool = False
     scale_y: bool = True
+    clip: bool = True
     dtype: Any = np.float32
 
 
@@ -229,6 +230,7 @@ def fit_lab_rbf(
             "n": len(state.support),
             "train_mse": float(np.mean(np.square(prediction - y))),
             "loss": float(np.nanmean(losses[-50:])) if np.isfinite(losses[-50:]).any() else float("nan"),
+            "losses": _curve(losses),
             "stopped_early": bool(np.isnan(losses).any()),
         }
         if record["stopped_early"]:
@@ -298,6 +300,11 @@ def _train(key, state, resident, rows, steps, tx, options, mesh):
     return theta, np.concatenate(losses) if losses else np.zeros(1)
 
 
+def _curve(losses: np.ndarray, points: int = 50) -> list[float]:
+    """Means over equal stretches of steps: the curve of a round in few numbers."""
+    return [float(part.mean()) for part in np.array_split(losses, min(points, len(losses)))]
+
+
 _solve_padded = jax.jit(fit_support, static_argnames="objective")
 
 
@@ -314,9 +321,10 @@ def _model(x, y, scaled_x, scaled_y, theta, support, scale, options):
         gram = np.asarray(lab_gram(rows[0][:n], theta, profile=options.objective.profile))
         check_conditioning(gram, options.ridge, coef)
     cast = lambda v: np.asarray(v, options.dtype)
+    low, high = (y.min(0), y.max(0)) if options.clip else (np.full_like(y[0], -np.inf), np.full_like(y[0], np.inf))
     return LabRbfModel(
         rows[0][:n], rows[1][:n], theta, coef, np.asarray(solved.intercept),
-        Scaling(*map(cast, scale[0])), Scaling(*map(cast, scale[1])), cast(y.min(0)), cast(y.max(0)), options.objective,
+        Scaling(*map(cast, scale[0])), Scaling(*map(cast, scale[1])), cast(low), cast(high), options.objective,
     )  # fmt: skip
 
 
