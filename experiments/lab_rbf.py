@@ -85,13 +85,17 @@ def chosen(cells, name, seed, rows, bandwidths, label):
         key, found = jax.random.key(1000 + seed), {}
 
         def best(candidates):
-            options = [options_for(name, each, bandwidths) for each in candidates]
-            errors = choose(key, x, y, options, **(SHORTER if name in LARGE else SHORT)).errors
-            found.update({" ".join(map(str, each.values())): error for each, error in zip(candidates, errors)})
-            return min(zip(errors, range(len(errors)), candidates))[2]
+            for each in candidates:
+                label = " ".join(map(str, each.values()))
+                if label not in found:
+                    trial = choose(
+                        key, x, y, [options_for(name, each, bandwidths)], **(SHORTER if name in LARGE else SHORT)
+                    )
+                    found[label] = trial.errors[0]
+            return min(candidates, key=lambda each: found[" ".join(map(str, each.values()))])
 
         first = best([{"profile": p, "ridge": r, "bandwidth": 30.0} for p in PROFILES for r in (1e-3, 1e-1)])
-        second = best([first | {"ridge": 1e-2}, first | {"bandwidth": 3.0}, first])
+        second = best([first, *(first | more for more in ({"ridge": 1e-2}, {"bandwidth": 3.0}, {"bandwidth": 0.3}))])
         return {"settings": second, "errors": found}
 
     return cells((name, seed, f"{label} settings"), measure)["settings"]
