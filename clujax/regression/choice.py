@@ -1,5 +1,6 @@
 """Settings chosen without the test rows: by a held-out share of training, or by leaving support points out."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 from clujax.geometry.kernels import lab_gram
 from clujax.regression.bandwidths import fit_support
 from clujax.regression.fit import FitOptions, LabRbfModel, fit_lab_rbf, predict
-from clujax.regression.solve import leave_one_out
+from clujax.regression.solve import ConditioningWarning, leave_one_out
 
 
 class Choice(NamedTuple):
@@ -77,12 +78,43 @@ def choose(
             n_max=min(each.n_max, len(fit_rows)),
         )
         try:
-            model, _ = fit_lab_rbf(key, x[fit_rows], y[fit_rows], trial)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConditioningWarning)  # a trial's error tells it
+                model, _ = fit_lab_rbf(key, x[fit_rows], y[fit_rows], trial)
         except np.linalg.LinAlgError:
             errors.append(float("inf"))
             continue
         errors.append(error(predict(model, x[held]), y[held]))
     return Choice(candidates[int(np.argmin(errors))], tuple(errors))
+
+
+def choose_size(
+    key: PRNGKeyArray, x: np.ndarray, y: np.ndarray, options: FitOptions, *, share: float = 0.2
+) -> FitOptions:
+    """Options that stop growing, and training, where the error on a held-out share was least.
+
+    On noisy targets a support that goes on growing fits the noise; the rounds of one fit on the other rows show where.
+
+    Args:
+        key: decides the held-out rows and the fit.
+        x: [n, m] training rows.
+        y: [n] or [n, c] their targets.
+        options: of the whole fit.
+        share: of the rows that are held out.
+
+    Returns:
+        `options` with `n_init`, `n_max`, and `final_steps` 0 unless the last, long round was best.
+
+    Cost: one fit.
+    """
+    rest, held = hold_out(key, len(x), share)
+    first = options.n_init if options.n_init is not None else max(1, options.n_max // 3)
+    trial = options._replace(n_init=min(first, len(rest)), n_max=min(options.n_max, len(rest)))
+    _, state = fit_lab_rbf(key, x[rest], y[rest], trial, watched=(x[held], y[held]))
+    best = min(range(len(state.history)), key=lambda i: state.history[i]["watched_mse"])
+    if best == len(state.history) - 1:
+        return options._replace(n_init=first)
+    return options._replace(n_init=first, n_max=max(first, state.history[best]["n"]), final_steps=0)
 
 
 def with_ridge(model: LabRbfModel, ridge: float) -> LabRbfModel:

@@ -167,6 +167,7 @@ def fit_lab_rbf(
     *,
     support: np.ndarray | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
+    watched: tuple[np.ndarray, np.ndarray] | None = None,
     mesh: Mesh | None = None,
     state: FitState | None = None,
     callback: Callable | None = None,
@@ -180,6 +181,7 @@ def fit_lab_rbf(
         options: all settings.
         support: row numbers to start from, instead of `options.start`.
         validation: (x, y) on which `options.tol_mse` is judged.
+        watched: (x, y) whose error every round records and nothing else sees.
         mesh: rows of mini-batches and of the residual pass are divided over its first axis.
         state: a state that `callback` was given: the fit goes on from there.
         callback: called as callback(state) after every growth round.
@@ -242,6 +244,11 @@ def fit_lab_rbf(
         if validation is not None:
             judged = float(np.mean(np.square(predict(model, np.asarray(validation[0])) - validation[1])))
             record["validation_mse"] = judged
+        if watched is not None:
+            seen = predict(model, np.asarray(watched[0]), mesh=mesh)
+            record["watched_mse"] = float(np.mean(np.square(seen - watched[1])))
+            if y.ndim == 2:
+                record["watched_accuracy"] = float(np.mean(seen.argmax(-1) == np.argmax(watched[1], -1)))
         history = [*state.history, record]
         if final:
             state = FitState(state.support, theta, state.round + 1, history)

@@ -1,0 +1,55 @@
+"""Predict the progression of diabetes from ten measurements, with 60 support points.
+
+Command: clujax run configs/regression/diabetes.py --workdir runs/diabetes
+Time:    about a minute on two CPU cores
+Result:  R² about 0.45 on held-out patients, as full kernel machines reach on this small and noisy set
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """Settings of the kernel chosen on held-out training rows; full kernel machines beside it."""
+    config = ConfigDict()
+    config.system = "regression"
+    config.title = "LAB-RBF regression: diabetes"
+    config.task = "regression"
+    config.seeds = (0, 1, 2)
+    config.mesh = (("data", -1),)
+    config.data = ConfigDict(
+        {
+            "name": "diabetes",
+            "path": config_dict.placeholder(str),
+            "target": config_dict.placeholder(str),
+            "test_share": 0.2,
+        }
+    )
+    config.fit = ConfigDict(
+        {
+            "n_max": 60,
+            "kernel": "laplacian",
+            "bandwidth_mode": "local",
+            "ridge": 1e-3,
+            "bandwidth": 30.0,
+            "start": "stratified",
+            "selection": "residual",
+            "loss": "mse",
+            "batch_size": 128,
+            "learning_rate": 1e-2,
+            "grow_steps": 500,
+            "final_steps": 5000,
+        }
+    )
+    config.choose = ConfigDict(
+        {
+            "kernels": ("laplacian", "gaussian"),
+            "ridges": (1e-3, 1e-1, 1.0),
+            "bandwidths": (0.3, 30.0),
+            "share": 0.2,
+            "grow_steps": 200,
+            "final_steps": 1000,
+        }
+    )
+    config.compare = ("krr_rbf", "krr_laplace", "svr", "ard", "scalar", "resnet")
+    config.figures = ConfigDict({"features": ()})
+    return config
