@@ -171,9 +171,18 @@ def measure(cells, name, seed, method):
 
 FAST = {"grow_steps": 300, "final_steps": 2000}  # of the ablations and the curve
 METHODS = ("lab", "whole schedule", "krr rbf", "krr laplace", "svr", "published rule", "ard", "ard full", "resnet")
-LABELS = {"lab": "LAB-RBF", "whole schedule": "LAB-RBF, whole schedule", "demo": "LAB-RBF, the authors' settings", "krr rbf": "KRR RBF", "krr laplace": "KRR Laplace",
-          "svr": "SVR", "published rule": "authors' growth rule", "ard": "ARD, same size", "ard full": "ARD, all rows",
-          "resnet": "residual network"}  # fmt: skip
+LABELS = {
+    "lab": "LAB-RBF",
+    "whole schedule": "LAB-RBF, whole schedule",
+    "demo": "LAB-RBF, authors' settings",
+    "krr rbf": "KRR RBF",
+    "krr laplace": "KRR Laplace",
+    "svr": "SVR",
+    "published rule": "authors' growth rule",
+    "ard": "ARD",
+    "ard full": "ARD, all rows",
+    "resnet": "residual network",
+}
 
 
 def show(cells):

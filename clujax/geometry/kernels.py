@@ -47,10 +47,13 @@ def sqdist_direct(x: Matrix, support: Matrix, theta: Matrix) -> Float[Array, "b 
         rows, columns, scale = feature
         return total + jnp.square((rows[:, None] - columns) * scale), None
 
-    # A reduction over the last axis would not be vectorised on a CPU, and its gradient would hold [b, n, m].
-    features = tuple(jnp.asarray(each).T for each in (x, support, theta))
+    # A reduction over the last axis would not be vectorised on a CPU, and its gradient would hold [b, n, m]. Blank features
+    # fill the last block: a remainder outside the loop would be computed anew by whatever uses the distances.
+    block = 4
+    features = (jnp.asarray(each).T for each in (x, support, theta))
+    features = tuple(jnp.pad(each, ((0, -len(each) % block), (0, 0))) for each in features)
     start = jnp.zeros((len(x), len(support)), jnp.result_type(*features))
-    return jax.lax.scan(add, start, features, unroll=8)[0]
+    return jax.lax.scan(add, start, features, unroll=block)[0]
 
 
 def _sqdist_direct_jvp(primals, tangents):
