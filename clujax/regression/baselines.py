@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 
 from clujax.regression.bandwidths import index_stream
 from clujax.regression.choice import hold_out
-from clujax.regression.fit import min_max
+from clujax.regression.scaling import min_max
 
 MOST = 2000  # rows that settings are chosen on
 

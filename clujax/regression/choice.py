@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from clujax.geometry.kernels import lab_gram
 from clujax.regression.bandwidths import fit_support
-from clujax.regression.fit import FitOptions, LabRbfModel, fit_lab_rbf, predict
+from clujax.regression.fit import FitOptions, LabRbfModel, fit_lab_rbf, predict, support_gram
 from clujax.regression.solve import ConditioningWarning, leave_one_out
 
 
@@ -133,7 +132,7 @@ def leave_one_out_ridge(model: LabRbfModel, ridges: Sequence[float]) -> tuple[fl
 
     Cost: one LU with n right-hand sides per ridge.
     """
-    gram = lab_gram(model.support_x, model.theta, profile=model.objective.profile)
+    gram = jnp.asarray(support_gram(model))
     centred = jnp.asarray(model.support_y) - model.intercept
     errors = tuple(float(jnp.mean(jnp.square(leave_one_out(gram, centred, ridge)))) for ridge in ridges)
     return ridges[int(np.nanargmin(errors))], errors

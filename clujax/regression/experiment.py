@@ -19,7 +19,7 @@ from clujax import configuration, data, training
 from clujax.errors import ConfigError
 from clujax.regression import results, tables
 from clujax.regression.checkpoints import fit_with_checkpoints
-from clujax.regression.choice import choose, error_rate, mean_squared
+from clujax.regression.choice import choose, choose_size, error_rate, mean_squared
 from clujax.regression.fit import FitOptions, predict
 from clujax.regression.report import classification_metrics, regression_metrics, sparsity_report
 from clujax.regression.settings import epochs, fit_options, named
@@ -161,7 +161,11 @@ def chosen_options(config: ConfigDict, task: Task, rows: Rows, seed: int, **more
         error=error_rate if task.classes else mean_squared, grow_steps=section.grow_steps, final_steps=section.final_steps,
     )  # fmt: skip
     settings = grid[int(np.argmin(found.errors))]
-    return options_of(config, task, len(rows.x), **settings, **more), settings
+    options = options_of(config, task, len(rows.x), **settings, **more)
+    if section.size:
+        options = choose_size(jax.random.key(seed + 3000), rows.x, rows.y, options, share=section.share)
+        settings = settings | {name: getattr(options, name) for name in ("n_max", "final_steps")}
+    return options, settings
 
 
 def scores(task: Task, prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:

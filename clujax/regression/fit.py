@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from clujax.geometry.kernels import lab_gram, lab_kernel
 from clujax.regression.bandwidths import Objective, adam, fit_support, index_stream, train_bandwidths
+from clujax.regression.scaling import Scaling, min_max
 from clujax.regression.selection import (
     Pool,
     distinct,
@@ -60,33 +61,6 @@ class FitOptions(NamedTuple):
 
 
 DEFAULTS = FitOptions()
-
-
-class Scaling(NamedTuple):
-    """Affine map of columns to [−1, 1]; a constant column becomes 0."""
-
-    middle: np.ndarray
-    half: np.ndarray
-
-    def forward(self, values: Values) -> Values:
-        """Original units to [−1, 1]."""
-        return (values - self.middle) / self.half
-
-    def inverse(self, values: Values) -> Values:
-        """[−1, 1] to original units."""
-        return values * self.half + self.middle
-
-
-def min_max(values: np.ndarray) -> Scaling:
-    """Scaling by the columns' minima and maxima.
-
-    Example:
-        >>> print(min_max(np.array([[0.0, 5.0], [4.0, 5.0]])).forward(np.array([[1.0, 5.0]])))
-        [[-0.5  0. ]]
-    """
-    low, high = values.min(0), values.max(0)
-    half = np.where(high > low, (high - low) / 2, 0.5)
-    return Scaling(low / 2 + high / 2, half)
 
 
 @flax.struct.dataclass
@@ -221,6 +195,9 @@ def fit_lab_rbf(
             support = distinct(options.start(rng, y, n_init), group, np.array([], int), n_max)
         theta = np.full((len(support), x.shape[1]), np.sqrt(options.bandwidth / x.shape[1]), options.dtype)
         state = FitState(np.asarray(support), theta, 0, [])
+    elif np.shape(state.theta) != (len(state.support), x.shape[1]) or not np.isfinite(state.theta).all():
+        expected = (len(state.support), x.shape[1])
+        raise ValueError(f"state.theta has shape {np.shape(state.theta)}; expected finite values of shape {expected}")
     final = False
     while True:
         round_key = jax.random.fold_in(key, 2 * state.round + final)
@@ -269,9 +246,7 @@ def fit_lab_rbf(
         if options.final_steps == 0 or reached:
             break
         final = True
-    rcond = check_conditioning(
-        np.asarray(lab_gram(model.support_x, model.theta, profile=options.objective.profile)), options.ridge, model.coef
-    )
+    rcond = check_conditioning(support_gram(model), options.ridge, model.coef)
     state.history[-1]["rcond"] = rcond
     return model, state
 
@@ -313,6 +288,14 @@ def _curve(losses: np.ndarray, points: int = 50) -> list[float]:
 
 
 _solve_padded = jax.jit(fit_support, static_argnames="objective")
+_gram_padded = jax.jit(lab_gram, static_argnames="profile")
+
+
+def support_gram(model: LabRbfModel) -> np.ndarray:
+    """Kernel matrix [n, n] of a model's support with itself."""
+    padded, _ = _pad_model(model)
+    gram = _gram_padded(padded.support_x, padded.theta, profile=model.objective.profile)
+    return np.asarray(gram)[: len(model.coef), : len(model.coef)]
 
 
 def _model(x, y, scaled_x, scaled_y, theta, support, scale, options):
@@ -325,8 +308,8 @@ def _model(x, y, scaled_x, scaled_y, theta, support, scale, options):
     solved = _solve_padded(full, *rows, options.ridge, objective=options.objective, mask=mask)
     coef = np.asarray(solved.coef)[:n]
     if not np.isfinite(coef).all():
-        gram = np.asarray(lab_gram(rows[0][:n], theta, profile=options.objective.profile))
-        check_conditioning(gram, options.ridge, coef)
+        gram = _gram_padded(rows[0], full, profile=options.objective.profile)
+        check_conditioning(np.asarray(gram)[:n, :n], options.ridge, coef)
     cast = lambda v: np.asarray(v, options.dtype)
     low, high = (y.min(0), y.max(0)) if options.clip else (np.full_like(y[0], -np.inf), np.full_like(y[0], np.inf))
     return LabRbfModel(

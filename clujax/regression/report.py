@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from clujax.geometry.kernels import lab_gram
-from clujax.regression.fit import LabRbfModel, predict
+from clujax.regression.fit import LabRbfModel, predict, support_gram
 from clujax.regression.solve import reciprocal_condition
 
 
@@ -48,7 +47,7 @@ def sparsity_report(
     """
     coef = np.asarray(model.coef, np.float64)
     size = np.abs(coef).reshape(len(coef), -1)
-    gram = np.asarray(lab_gram(model.support_x, model.theta, profile=model.objective.profile))
+    gram = support_gram(model)
     fitted = gram @ np.asarray(model.coef) + np.asarray(model.intercept)
     distinct = len(np.unique(np.abs(np.asarray(model.theta)), axis=0))
     r0 = int((size > tol).sum())
