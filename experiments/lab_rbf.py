@@ -24,6 +24,7 @@ import warnings
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from clujax.geometry.kernels import gaussian, laplacian
 from clujax.regression import ARD, LOCAL, LOCAL_SCALAR, SCALAR, FitOptions, Objective, fit_lab_rbf, predict
@@ -205,6 +206,37 @@ def show(cells):
     print(f"CPU seconds in all: {sum(cell['cpu'] for cell in cells.found.values()):.0f}")
 
 
+def picture(cells, file):
+    """Test R² against the number of support points, beside machines that keep (nearly) all rows."""
+    names = [name for name in SIZES if any(key[0] == name and key[2].startswith("size") for key in cells.found)]
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    look = {
+        "krr rbf": ("s", "#8C6D31"),
+        "krr laplace": ("^", "#5F5F5F"),
+        "svr": ("v", "#B0407A"),
+        "ard full": ("P", "#3C7A89"),
+    }
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names):
+        seeds = sorted({key[1] for key in cells.found if key[0] == name and key[2].startswith("size")})
+        of = lambda m, n=name, of=seeds: [cells.found[n, s, m] for s in of if (n, s, m) in cells.found]
+        sizes = [n for n in SIZES[name] if of(f"size {n}")]
+        means = [np.mean([cell["r2"] for cell in of(f"size {n}")]) for n in sizes]
+        axes.plot(sizes, means, "o-", color="#0072B2", label="LAB-RBF")
+        for method, (marker, colour) in look.items():
+            if found := of(method):
+                spot = [np.mean([cell[key] for cell in found]) for key in ("support", "r2")]
+                axes.plot(*spot, marker, ms=8, color=colour, label=LABELS[method])
+        axes.set_xscale("log")
+        axes.set_xlabel("support points, or rows kept (log scale)")
+        axes.set_ylabel("test R²")
+        axes.set_title(f"{name}, mean of {len(seeds)} seeds", fontsize=10)
+        axes.grid(color="#E6E6E6")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.savefig(file, dpi=110)
+
+
 def _told(cells):
     if not cells:
         return "–"
@@ -224,10 +256,13 @@ def main():
     parser.add_argument("--large_seeds", type=int, default=3, help="seeds of the sets with thousands of rows")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--workdir", default="runs/lab_rbf")
+    parser.add_argument("--figure", help="where `show` draws score against size")
     arguments = parser.parse_args()
     cells = Cells(arguments.workdir)
     if arguments.what == "show":
         show(cells)
+        if arguments.figure:
+            picture(cells, arguments.figure)
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"# commit {commit}, jax {jax.__version__}, {platform.machine()}, {jax.devices()}", flush=True)

@@ -103,7 +103,7 @@ def main():
         found.append([regression_metrics(predict(x[test]), y[test])["r2"] for predict in predictors.values()])
     for name, column in zip(predictors, np.array(found).T):
         print(
-            f"{name}: test R² median {np.median(column):.3f} over {len(column)} draws, {column.min():.3f} … {column.max():.3f}"
+            f"{name}: test R² median {np.median(column):.3f} of {len(column)} draws, {column.min():.3f} … {column.max():.3f}"
         )
     if arguments.draw:
         with np.load(arguments.draw) as file:

@@ -109,7 +109,9 @@ def choose_size(
     rest, held = hold_out(key, len(x), share)
     first = options.n_init if options.n_init is not None else max(1, options.n_max // 3)
     trial = options._replace(n_init=min(first, len(rest)), n_max=min(options.n_max, len(rest)))
-    _, state = fit_lab_rbf(key, x[rest], y[rest], trial, watched=(x[held], y[held]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConditioningWarning)
+        _, state = fit_lab_rbf(key, x[rest], y[rest], trial, watched=(x[held], y[held]))
     best = min(range(len(state.history)), key=lambda i: state.history[i]["watched_mse"])
     if best == len(state.history) - 1:
         return options._replace(n_init=first)
