@@ -227,7 +227,10 @@ def picture(cells, file):
                 spot = [np.mean([cell[key] for cell in found]) for key in ("support", "r2")]
                 axes.plot(*spot, marker, ms=8, color=colour, label=LABELS[method])
         axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(sizes, list(map(str, sizes)))
         axes.set_xlabel("support points, or rows kept (log scale)")
+        axes.set_xlim(right=1.15 * max(cell["support"] for method in look for cell in of(method)))
         axes.set_ylabel("test R²")
         axes.set_title(f"{name}, mean of {len(seeds)} seeds", fontsize=10)
         axes.grid(color="#E6E6E6")
