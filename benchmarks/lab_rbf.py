@@ -27,7 +27,6 @@ OFFICIAL = """
 import json, sys, time
 import numpy as np, torch
 sys.path.insert(0, sys.argv[1])
-import os; os.chdir('/tmp')
 from clsLABRBF import LABRBF
 torch.set_num_threads(1)
 def step_time(n, m, b, steps):
