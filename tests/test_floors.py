@@ -58,8 +58,12 @@ def test_imports_point_down(path):
 
 
 def test_scikit_learn_is_no_part_of_a_measurement():
-    """It is the reference in tests; its data sets are found without importing it."""
-    for path in FILES:
+    """It is the reference in tests; its data sets are found without importing it.
+
+    Two files of regression need it, and are imported only when asked for: its estimators' base classes, and a baseline.
+    """
+    allowed = {ROOT / "regression" / name for name in ("estimators.py", "baselines.py")}
+    for path in sorted(set(FILES) - allowed):
         for node in ast.walk(ast.parse(path.read_text())):
             names = (
                 [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 __all__ = ["gaussian", "lab_gram", "lab_kernel", "lab_sqdist", "laplacian", "sqdist_direct", "sqdist_gemm"]
@@ -34,18 +35,48 @@ def laplacian(sqdist: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.exp(-jnp.where(away, jnp.sqrt(jnp.where(away, sqdist, 1)), 0))
 
 
+@jax.custom_jvp
 def sqdist_direct(x: Matrix, support: Matrix, theta: Matrix) -> Float[Array, "b n"]:
-    """Squared scaled distances by differences: exact zeros where a row is a support row; XLA fuses the reduction."""
-    return jnp.sum(jnp.square((x[:, None, :] - support[None]) * theta[None]), -1)
+    """Squared scaled distances by differences, O(B·n) memory: exact zeros where a row is a support row.
+
+    Values are exact; derivatives of every order go through `sqdist_gemm`'s products, where no root follows that could
+    magnify a cancellation.
+    """
+
+    def add(total, feature):
+        rows, columns, scale = feature
+        return total + jnp.square((rows[:, None] - columns) * scale), None
+
+    # A reduction over the last axis would not be vectorised on a CPU, and its gradient would hold [b, n, m]. Blank features
+    # fill the last block: a remainder outside the loop would be computed anew by whatever uses the distances.
+    block = 4
+    features = (jnp.asarray(each).T for each in (x, support, theta))
+    features = tuple(jnp.pad(each, ((0, -len(each) % block), (0, 0))) for each in features)
+    start = jnp.zeros((len(x), len(support)), jnp.result_type(*features))
+    return jax.lax.scan(add, start, features, unroll=block)[0]
+
+
+def _sqdist_direct_jvp(primals, tangents):
+    live = [i for i, each in enumerate(tangents) if not isinstance(each, SymbolicZero)]
+    merge = lambda chosen: [chosen[live.index(i)] if i in live else each for i, each in enumerate(primals)]
+    moved = jax.jvp(lambda *chosen: _products(*merge(chosen)), *([v[i] for i in live] for v in (primals, tangents)))[1]
+    return sqdist_direct(*primals), moved
+
+
+sqdist_direct.defjvp(_sqdist_direct_jvp, symbolic_zeros=True)
 
 
 def sqdist_gemm(x: Matrix, support: Matrix, theta: Matrix) -> Float[Array, "b n"]:
     """Squared scaled distances by two matrix products, O(B·n) memory; absolute error about eps·max‖θ ⊙ x‖²."""
+    return jnp.maximum(_products(x, support, theta), 0)
+
+
+def _products(x: Matrix, support: Matrix, theta: Matrix) -> Float[Array, "b n"]:
     highest = jax.lax.Precision.HIGHEST  # TF32 or bfloat16 products would leave nothing of the differences
     weight = jnp.square(theta)
     square = jnp.matmul(jnp.square(x), weight.T, precision=highest)
     cross = jnp.matmul(jnp.asarray(x), (weight * support).T, precision=highest)
-    return jnp.maximum(square - 2 * cross + jnp.sum(weight * jnp.square(support), -1), 0)
+    return square - 2 * cross + jnp.sum(weight * jnp.square(support), -1)
 
 
 def lab_sqdist(x: Matrix, support: Matrix, theta: Matrix, *, profile: Callable = laplacian) -> Float[Array, "b n"]:

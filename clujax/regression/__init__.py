@@ -1,7 +1,8 @@
 """LAB-RBF kernel regression: a few hundred support points, each with its own bandwidths in every dimension.
 
 Coefficients come in closed form from the support (`solve`); bandwidths descend the error of that closed form over the
-training rows (`bandwidths`); the support grows by the rows fitted worst (`selection`); `fit` is the driver.
+training rows (`bandwidths`); the support grows by the rows fitted worst (`selection`); `fit` is the driver, `choice` picks
+its settings without the test rows. `clujax.regression.estimators`, imported by that name, has the scikit-learn face.
 """
 
 from clujax.regression.bandwidths import (
@@ -18,8 +19,9 @@ from clujax.regression.bandwidths import (
     index_stream,
     train_bandwidths,
 )
+from clujax.regression.choice import choose, choose_size, leave_one_out_ridge, with_ridge
 from clujax.regression.fit import FitOptions, FitState, LabRbfModel, fit_lab_rbf, predict
-from clujax.regression.report import regression_metrics, sparsity_report
+from clujax.regression.report import classification_metrics, regression_metrics, relevance, sparsity_report
 from clujax.regression.solve import (
     AsymKrr,
     ConditioningWarning,
@@ -28,6 +30,7 @@ from clujax.regression.solve import (
     leave_one_out,
     objective,
 )
+from clujax.regression.tables import load_table
 
 __all__ = [
     "ARD",
@@ -45,14 +48,21 @@ __all__ = [
     "adam",
     "bandwidth_loss",
     "check_conditioning",
+    "choose",
+    "choose_size",
+    "classification_metrics",
     "fit_coefficients",
     "fit_lab_rbf",
     "fit_support",
     "index_stream",
     "leave_one_out",
+    "leave_one_out_ridge",
+    "load_table",
     "objective",
     "predict",
     "regression_metrics",
+    "relevance",
     "sparsity_report",
     "train_bandwidths",
+    "with_ridge",
 ]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from clujax.geometry.kernels import lab_gram, lab_kernel
 from clujax.regression.bandwidths import Objective, adam, fit_support, index_stream, train_bandwidths
+from clujax.regression.scaling import Scaling, min_max
 from clujax.regression.selection import (
     Pool,
     distinct,
@@ -24,9 +25,8 @@ from clujax.regression.selection import (
 )
 from clujax.regression.solve import check_conditioning
 
-BUCKET = (
-    64  # supports are padded to multiples of this, rows of training data to powers of two: few shapes, few compiles
-)
+# Supports are padded to multiples of this, rows of training data to powers of two: few shapes, few compiles.
+BUCKET = 64
 _CHUNK = 500
 
 Values = Float[Array | np.ndarray, "..."]
@@ -36,7 +36,8 @@ class FitOptions(NamedTuple):
     """Settings of a fit; defaults are the authors' Parkinson demonstration.
 
     `bandwidth` is Σ_m θ_m² at the start. `tol_mse` stops growth once the mean squared error over the training rows
-    (or the validation rows, if given), in squared units of y, is at most this.
+    (or the validation rows, if given), in squared units of y, is at most this. `clip` keeps predictions within the
+    training targets' range.
     """
 
     objective: Objective = Objective()
@@ -55,37 +56,11 @@ class FitOptions(NamedTuple):
     tol_mse: float | None = None
     exclude_support_from_batches: bool = False
     scale_y: bool = True
+    clip: bool = True
     dtype: Any = np.float32
 
 
 DEFAULTS = FitOptions()
-
-
-class Scaling(NamedTuple):
-    """Affine map of columns to [−1, 1]; a constant column becomes 0."""
-
-    middle: np.ndarray
-    half: np.ndarray
-
-    def forward(self, values: Values) -> Values:
-        """Original units to [−1, 1]."""
-        return (values - self.middle) / self.half
-
-    def inverse(self, values: Values) -> Values:
-        """[−1, 1] to original units."""
-        return values * self.half + self.middle
-
-
-def min_max(values: np.ndarray) -> Scaling:
-    """Scaling by the columns' minima and maxima.
-
-    Example:
-        >>> print(min_max(np.array([[0.0, 5.0], [4.0, 5.0]])).forward(np.array([[1.0, 5.0]])))
-        [[-0.5  0. ]]
-    """
-    low, high = values.min(0), values.max(0)
-    half = np.where(high > low, (high - low) / 2, 0.5)
-    return Scaling(low / 2 + high / 2, half)
 
 
 @flax.struct.dataclass
@@ -166,6 +141,7 @@ def fit_lab_rbf(
     *,
     support: np.ndarray | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
+    watched: tuple[np.ndarray, np.ndarray] | None = None,
     mesh: Mesh | None = None,
     state: FitState | None = None,
     callback: Callable | None = None,
@@ -179,6 +155,7 @@ def fit_lab_rbf(
         options: all settings.
         support: row numbers to start from, instead of `options.start`.
         validation: (x, y) on which `options.tol_mse` is judged.
+        watched: (x, y) whose error every round records and nothing else sees.
         mesh: rows of mini-batches and of the residual pass are divided over its first axis.
         state: a state that `callback` was given: the fit goes on from there.
         callback: called as callback(state) after every growth round.
@@ -218,6 +195,9 @@ def fit_lab_rbf(
             support = distinct(options.start(rng, y, n_init), group, np.array([], int), n_max)
         theta = np.full((len(support), x.shape[1]), np.sqrt(options.bandwidth / x.shape[1]), options.dtype)
         state = FitState(np.asarray(support), theta, 0, [])
+    elif np.shape(state.theta) != (len(state.support), x.shape[1]) or not np.isfinite(state.theta).all():
+        expected = (len(state.support), x.shape[1])
+        raise ValueError(f"state.theta has shape {np.shape(state.theta)}; expected finite values of shape {expected}")
     final = False
     while True:
         round_key = jax.random.fold_in(key, 2 * state.round + final)
@@ -229,6 +209,7 @@ def fit_lab_rbf(
             "n": len(state.support),
             "train_mse": float(np.mean(np.square(prediction - y))),
             "loss": float(np.nanmean(losses[-50:])) if np.isfinite(losses[-50:]).any() else float("nan"),
+            "losses": _curve(losses),
             "stopped_early": bool(np.isnan(losses).any()),
         }
         if record["stopped_early"]:
@@ -240,6 +221,11 @@ def fit_lab_rbf(
         if validation is not None:
             judged = float(np.mean(np.square(predict(model, np.asarray(validation[0])) - validation[1])))
             record["validation_mse"] = judged
+        if watched is not None:
+            seen = predict(model, np.asarray(watched[0]), mesh=mesh)
+            record["watched_mse"] = float(np.mean(np.square(seen - watched[1])))
+            if y.ndim == 2:
+                record["watched_accuracy"] = float(np.mean(seen.argmax(-1) == np.argmax(watched[1], -1)))
         history = [*state.history, record]
         if final:
             state = FitState(state.support, theta, state.round + 1, history)
@@ -260,9 +246,7 @@ def fit_lab_rbf(
         if options.final_steps == 0 or reached:
             break
         final = True
-    rcond = check_conditioning(
-        np.asarray(lab_gram(model.support_x, model.theta, profile=options.objective.profile)), options.ridge, model.coef
-    )
+    rcond = check_conditioning(support_gram(model), options.ridge, model.coef)
     state.history[-1]["rcond"] = rcond
     return model, state
 
@@ -298,7 +282,20 @@ def _train(key, state, resident, rows, steps, tx, options, mesh):
     return theta, np.concatenate(losses) if losses else np.zeros(1)
 
 
+def _curve(losses: np.ndarray, points: int = 50) -> list[float]:
+    """Means over equal stretches of steps: the curve of a round in few numbers."""
+    return [float(part.mean()) for part in np.array_split(losses, min(points, len(losses)))]
+
+
 _solve_padded = jax.jit(fit_support, static_argnames="objective")
+_gram_padded = jax.jit(lab_gram, static_argnames="profile")
+
+
+def support_gram(model: LabRbfModel) -> np.ndarray:
+    """Kernel matrix [n, n] of a model's support with itself."""
+    padded, _ = _pad_model(model)
+    gram = _gram_padded(padded.support_x, padded.theta, profile=model.objective.profile)
+    return np.asarray(gram)[: len(model.coef), : len(model.coef)]
 
 
 def _model(x, y, scaled_x, scaled_y, theta, support, scale, options):
@@ -311,12 +308,13 @@ def _model(x, y, scaled_x, scaled_y, theta, support, scale, options):
     solved = _solve_padded(full, *rows, options.ridge, objective=options.objective, mask=mask)
     coef = np.asarray(solved.coef)[:n]
     if not np.isfinite(coef).all():
-        gram = np.asarray(lab_gram(rows[0][:n], theta, profile=options.objective.profile))
-        check_conditioning(gram, options.ridge, coef)
+        gram = _gram_padded(rows[0], full, profile=options.objective.profile)
+        check_conditioning(np.asarray(gram)[:n, :n], options.ridge, coef)
     cast = lambda v: np.asarray(v, options.dtype)
+    low, high = (y.min(0), y.max(0)) if options.clip else (np.full_like(y[0], -np.inf), np.full_like(y[0], np.inf))
     return LabRbfModel(
         rows[0][:n], rows[1][:n], theta, coef, np.asarray(solved.intercept),
-        Scaling(*map(cast, scale[0])), Scaling(*map(cast, scale[1])), cast(y.min(0)), cast(y.max(0)), options.objective,
+        Scaling(*map(cast, scale[0])), Scaling(*map(cast, scale[1])), cast(low), cast(high), options.objective,
     )  # fmt: skip
 
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from clujax.geometry.kernels import lab_gram
-from clujax.regression.fit import LabRbfModel, predict
+from clujax.regression.fit import LabRbfModel, predict, support_gram
 from clujax.regression.solve import reciprocal_condition
 
 
@@ -20,6 +19,22 @@ def regression_metrics(prediction: np.ndarray, y: np.ndarray) -> dict[str, float
     return {"r2": float(r2), "rmse": float(np.sqrt(np.mean(error**2))), "mae": float(np.mean(np.abs(error)))}
 
 
+def classification_metrics(prediction: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Accuracy in per cent of outputs [n, c] against one-hot y.
+
+    Example:
+        >>> classification_metrics(np.array([[0.9, 0.2], [0.6, 0.4]]), np.eye(2))["accuracy"]
+        50.0
+    """
+    return {"accuracy": float(100 * np.mean(prediction.argmax(-1) == y.argmax(-1)))}
+
+
+def relevance(model: LabRbfModel) -> np.ndarray:
+    """Relevance [m] of each feature: |θ| averaged over support points with weights |α|; features scaled to [−1, 1]."""
+    weight = np.abs(np.asarray(model.coef, np.float64)).reshape(len(model.coef), -1).sum(1)
+    return weight @ np.abs(np.asarray(model.theta, np.float64)) / max(weight.sum(), 1e-300)
+
+
 def sparsity_report(
     model: LabRbfModel, x: np.ndarray, y: np.ndarray, ridge: float, q: tuple[float, ...] = (0.5,), tol: float = 1e-8
 ) -> dict[str, float]:
@@ -32,7 +47,7 @@ def sparsity_report(
     """
     coef = np.asarray(model.coef, np.float64)
     size = np.abs(coef).reshape(len(coef), -1)
-    gram = np.asarray(lab_gram(model.support_x, model.theta, profile=model.objective.profile))
+    gram = support_gram(model)
     fitted = gram @ np.asarray(model.coef) + np.asarray(model.intercept)
     distinct = len(np.unique(np.abs(np.asarray(model.theta)), axis=0))
     r0 = int((size > tol).sum())

@@ -16,8 +16,18 @@ class Pool(NamedTuple):
 
 
 def row_groups(x: np.ndarray) -> np.ndarray:
-    """Group number of every row; equal rows share one."""
-    return np.unique(x, axis=0, return_inverse=True)[1].reshape(-1)
+    """Group number of every row; equal rows share one. By 64-bit hashes of the rows: sorting a million rows is slow.
+
+    Example:
+        >>> row_groups(np.array([[1.0, 0.0], [2.0, 0.0], [1.0, -0.0]])).tolist() in ([0, 1, 0], [1, 0, 1])
+        True
+    """
+    bits = np.ascontiguousarray(x + 0.0, np.float64).view(np.uint64)  # + 0.0: the two zeros are one number
+    hashed = np.zeros(len(x), np.uint64)
+    for column in bits.T:
+        hashed = (hashed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        hashed ^= hashed >> np.uint64(29)
+    return np.unique(hashed, return_inverse=True)[1].reshape(-1)
 
 
 def distinct(order: np.ndarray, group: np.ndarray, taken: np.ndarray, count: int) -> np.ndarray:

@@ -3,8 +3,11 @@
 import io
 import os
 import pathlib
+from collections.abc import Mapping
 
-from clujax.reports import figures, html
+from matplotlib.figure import Figure
+
+from clujax.reports import figures, html, regression
 from clujax.reports.results import Run, read
 
 
@@ -24,18 +27,25 @@ def build(run: Run | str | pathlib.Path) -> pathlib.Path:
         run = read(run)
     folder = run.path / "figures"
     folder.mkdir(exist_ok=True)
-    pictures: list[dict[str, bytes]] = []
-    for i, request in enumerate(run.result["requests"]):
-        drawn = {}
-        for name, figure in figures.draw(run.result, request, run.evidence[i]).items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=figures.DPI, metadata={"Software": None})
-            drawn[name] = buffer.getvalue()
-            replace(folder / f"{i}_{name}.png", drawn[name])
-        pictures.append(drawn)
+    pictures = [
+        _saved(folder, f"{i}_", figures.draw(run.result, request, run.evidence[i]))
+        for i, request in enumerate(run.result["requests"])
+    ]
+    if "regression" in run.result:
+        pictures.append(_saved(folder, "", regression.draw(run)))
     page = run.path / "report.html"
     replace(page, html.page(run, pictures).encode())
     return page
+
+
+def _saved(folder: pathlib.Path, prefix: str, drawn: Mapping[str, Figure]) -> dict[str, bytes]:
+    pictures = {}
+    for name, figure in drawn.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=figures.DPI, metadata={"Software": None})
+        pictures[name] = buffer.getvalue()
+        replace(folder / f"{prefix}{name}.png", pictures[name])
+    return pictures
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:

@@ -28,6 +28,10 @@ def page(run: Run, pictures: Sequence[Mapping[str, bytes]]) -> str:
     sections = []
     for i, request in enumerate(result["requests"]):
         sections.append(_request(run, request, pictures[i] if i < len(pictures) else {}))
+    if "regression" in result:
+        from clujax.reports import regression  # which builds on this file
+
+        sections.append(regression.section(run, pictures[-1] if pictures else {}))
     title, when = escape(result["title"]), escape(str(result.get("created", ""))[:16].replace("T", " "))
     summary = f"<p>{escape(result['summary'])}</p>" if result.get("summary") else ""
     verdicts = "".join(
@@ -77,13 +81,17 @@ def _figures(request: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     for name, png in pictures.items():
         stream = wording.is_stream(request)
         head = "The evidence" if not stream else "After every request" if "stream_" in name else "Over the whole stream"
-        words = escape(caption(request, name))
-        heads[head] = heads.get(head, "") + (
-            f'<figure{_wide(png)[0]}><div><img{_wide(png)[1]} alt="{words}" '
-            f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>'
-            f"<figcaption>{words}</figcaption></figure>"
-        )
+        heads[head] = heads.get(head, "") + figure(caption(request, name), png)
     return "".join(f'<h3>{head}</h3><div class="figures">{figures}</div>' for head, figures in heads.items())
+
+
+def figure(caption: str, png: bytes) -> str:
+    """A picture with its words."""
+    words, (kind, style) = escape(caption), _wide(png)
+    return (
+        f'<figure{kind}><div><img{style} alt="{words}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>'
+        f"<figcaption>{words}</figcaption></figure>"
+    )
 
 
 def _wide(png: bytes) -> tuple[str, str]:

@@ -42,6 +42,7 @@ class Grid(NamedTuple):
     notes: tuple[str, ...]
     remarks: tuple[str, ...]  # per method, in words: which differences are larger than chance
     stream: bool = False  # whether its numbers are means over the requests of a stream
+    said: str = ""  # how to read it, where there is no reference to tell of
 
 
 def grids(runs: Sequence[Run], *, full: bool = False) -> list[Grid]:
@@ -55,7 +56,10 @@ def grids(runs: Sequence[Run], *, full: bool = False) -> list[Grid]:
     for run in runs:
         for request in run.result["requests"]:
             named.setdefault(request["name"], []).append((run, request))
-    return [grid(entries, full=full) for entries in named.values()]
+    from clujax.reports import regression  # which builds on this file
+
+    others = [regression.grid(run) for run in runs if "regression" in run.result]
+    return [grid(entries, full=full) for entries in named.values()] + others
 
 
 def tables(runs: Sequence[Run], width: int = 100, *, full: bool = False) -> list[RenderableType]:
@@ -70,6 +74,8 @@ def markdown(runs: Sequence[Run], *, full: bool = False) -> str:
 
 def legend(grid: Grid) -> str:
     """How to read a table, in a few short sentences."""
+    if grid.said:
+        return grid.said
     cells = [cell for row in grid.rows for cell in row.cells]
     words = wording.STREAM if grid.stream else wording.REQUEST
     text = "Means over the requests after the first, which all methods learn alike. " * grid.stream

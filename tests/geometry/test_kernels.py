@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from clujax.geometry.kernels import gaussian, lab_gram, lab_kernel, laplacian, sqdist_direct, sqdist_gemm
 
@@ -51,6 +52,22 @@ def test_products_agree_with_differences(x64):
         a = [v.astype(dtype) for v in (x, support, theta)]
         gap = np.abs(gaussian(sqdist_direct(*a)) - gaussian(sqdist_gemm(*a))).max()
         assert gap <= bound
+
+
+def test_derivatives_of_distances_by_differences_agree_with_finite_ones(x64, points):
+    value = jax.jit(lambda x, s, t: jnp.sum(jnp.sin(laplacian(sqdist_direct(x, s, t)))))
+    check_grads(value, points, order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
+    second = lambda f: jax.jit(jax.jacfwd(jax.grad(lambda t: jnp.sum(jnp.sin(f(*points[:2], t))))))(points[2])
+    np.testing.assert_allclose(second(sqdist_direct), second(sqdist_gemm), atol=1e-9)
+
+
+@pytest.mark.parametrize("features", [1, 4, 6])
+def test_any_number_of_features_is_summed_whole(features):
+    rng = np.random.default_rng(features)
+    x, support, theta = (rng.normal(size=(n, features)) for n in (5, 3, 3))
+    expected = (((x[:, None] - support) * theta) ** 2).sum(-1)
+    np.testing.assert_allclose(sqdist_direct(x, support, theta), expected, rtol=1e-5)
+    np.testing.assert_array_equal(np.diagonal(sqdist_direct(support, support, theta)), 0)
 
 
 def test_two_counterexamples_of_the_theory(x64):

@@ -19,8 +19,8 @@ def problem(x64):
 def test_gradient_is_adjoint_and_finite_difference(problem, profile):
     theta, s, ys, x, y = problem
     ridge, target = 0.05, Objective(profile)
-    f = lambda t: bandwidth_loss(t, s, ys, x, y, ridge, target)
-    grad = np.asarray(jax.grad(f)(theta))
+    f = jax.jit(lambda t: bandwidth_loss(t, s, ys, x, y, ridge, target))
+    grad = np.asarray(jax.jit(jax.grad(f))(theta))
     k_ss, k_bs = (np.asarray(lab_kernel(v, s, theta, profile=profile, sqdist=sqdist_direct)) for v in (s, x))
     system = k_ss + ridge * np.eye(6)
     alpha = np.linalg.solve(system, ys - ys.mean())
@@ -47,7 +47,7 @@ def test_padded_loss_and_gradient_are_exact(problem):
     theta, s, ys, x, y = problem
     pad = lambda v, fill: np.concatenate([v, np.full((4, *v.shape[1:]), fill)])
     mask = np.append(np.ones(6), np.zeros(4))
-    both = jax.value_and_grad(bandwidth_loss)
+    both = jax.jit(jax.value_and_grad(bandwidth_loss), static_argnums=6)
     loss, grad = both(theta, s, ys, x, y, 0.01)
     padded_loss, padded = both(pad(theta, 1.0), pad(s, 0.3), pad(ys, 5.0), x, y, 0.01, Objective(), mask)
     np.testing.assert_allclose(padded_loss, loss, atol=1e-12)
