@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.carry_out = ("random",)
     config.compare = ("retrain", "finetune", "sfron")  # fine-tuning is a choice among learning rates
     config.noise.models = 2  # as many as there are devices: an ensemble over processes
-    config.relearn.max_steps = 2
+    del config.relearn
     config.evidence.probe = {"rows": 16, "iterations": 2}
     config.pretrain.epochs = config.methods.retrain.epochs = 2
     return config
