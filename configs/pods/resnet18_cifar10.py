@@ -2,7 +2,10 @@
 
 Command: clujax run configs/pods/resnet18_cifar10.py --workdir /share/resnet18 --data.path=cifar10.npz
 Plan:    clujax plan configs/pods/resnet18_cifar10.py --topology v5e:4x4
-Time:    see the plan below; not run here
+Time:    planned for a step of SFR-on (docs/results/pods.md), not run:
+         v5e-16: 0.25 of 15.8 GiB a chip, 0.94 to 1.9 ms, compute binds
+         v5e-256: 0.14 of 15.8 GiB a chip, 0.23 to 0.53 ms, memory binds
+         v6e-64: 0.14 of 31.2 GiB a chip, 0.22 to 0.4 ms, network binds
 Data:    as configs/unlearning/cifar10.py
 """
 

@@ -2,7 +2,10 @@
 
 Command: clujax run configs/pods/vit_b16_imagenet.py --workdir /share/vit_b16 --data.path=FOLDER
 Plan:    clujax plan configs/pods/vit_b16_imagenet.py --topology v5e:16x16
-Time:    see the plan below; not run here
+Time:    planned for a step of SFR-on (docs/results/pods.md), not run:
+         v5e-16: 7.61 of 15.8 GiB a chip, 510 to 682 ms, memory binds
+         v5e-256: 0.49 of 15.8 GiB a chip, 10 to 18 ms, compute binds
+         v6e-64: 1.02 of 31.2 GiB a chip, 13 to 25 ms, memory binds
 Data:    as configs/pods/resnet50_imagenet.py
 """
 
