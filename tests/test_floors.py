@@ -17,7 +17,7 @@ FLOORS = [
     {"adaptation"},
     {"unlearning", "continual", "lora", "soups", "ood", "regression", "t2i", "navigation"},
     {"reports", "planning"},
-    {"cli"},
+    {"cli", "arguments"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 SYSTEMS = FLOORS[6]

@@ -73,6 +73,19 @@ def build_rules(config: ConfigDict) -> training.sharding.Rules | None:
     return tuple(found)
 
 
+def checkpoint_options(config: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`config.checkpoints` as options of `training.Checkpoints` (keep, keep_every) and of `training.fit` (grace_seconds).
+
+    Raises:
+      ConfigError: another key.
+    """
+    keep = dict(config.get("checkpoints") or {})
+    fit = {name: keep.pop(name) for name in ("grace_seconds",) if name in keep}
+    for name in keep:
+        lookup({"keep": 0, "keep_every": 0, "grace_seconds": 0}, name, "a key of checkpoints")
+    return keep, fit
+
+
 def select_rows(dataset: data.Dataset, settings: ConfigDict):
     """Training, test and validation rows: the first `train_rows` and `test_rows`, or all.
 

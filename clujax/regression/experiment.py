@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
 
 from clujax import configuration, data, training
+from clujax.adaptation.settings import build_mesh
 from clujax.errors import ConfigError
 from clujax.regression import results, tables
 from clujax.regression.checkpoints import fit_with_checkpoints
@@ -177,7 +178,7 @@ def lab(config, task, rows, seed, place, mode=None) -> dict:
     """Choose, fit with checkpoints, measure; the evidence of the first seed is kept beside the result."""
     more = {} if mode is None else {"bandwidth_mode": mode}
     options, settings = chosen_options(config, task, rows, seed, **more)
-    mesh = training.make_mesh(config.mesh) if jax.device_count() > 1 else None
+    mesh = build_mesh(config)
     watched = (rows.new, rows.truth)
     model, state = fit_with_checkpoints(
         place / "checkpoints", jax.random.key(seed), rows.x, rows.y, options, watched=watched, mesh=mesh

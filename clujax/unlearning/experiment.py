@@ -21,7 +21,15 @@ from clujax.adaptation.method import Method, Outcome, execute, unlearn
 from clujax.adaptation.plans import train_on
 from clujax.adaptation.predictions import predictions
 from clujax.adaptation.request import Request, check_request
-from clujax.adaptation.settings import AUGMENTS, build_classifier, build_mesh, build_rules, lookup, select_rows
+from clujax.adaptation.settings import (
+    AUGMENTS,
+    build_classifier,
+    build_mesh,
+    build_rules,
+    checkpoint_options,
+    lookup,
+    select_rows,
+)
 from clujax.data import take_rows
 from clujax.unlearning import cells, evidence, noise, results
 from clujax.unlearning.cases import Case, case_for
@@ -78,6 +86,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     }
     mesh, rules = build_mesh(config), build_rules(config)
     check_layout(config, mesh, train, len(dataset.classes))
+    checkpoint_options(config)
     for name, methods in arms.items():
         check_arms(config, cases[name, config.seeds[0]], methods)
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
@@ -332,8 +341,8 @@ def evaluated_rows(case: Case, forget, remain) -> dict[str, Mapping[str, Any]]:
 
 def stage(run: Run, name: str, work: Callable, *args: Any, counted: bool = True, **options: Any) -> Outcome:
     """Run one network's training under its own checkpoints and metrics in `workdir/stages/name`."""
-    directory = run.workdir / "stages" / name
-    with training.Checkpoints(directory / "checkpoints") as checkpoints, training.Writer(directory) as writer:
+    directory, (keep, grace) = run.workdir / "stages" / name, checkpoint_options(run.config)
+    with training.Checkpoints(directory / "checkpoints", **keep) as checkpoints, training.Writer(directory) as writer:
         outcome = work(
             *args,
             checkpoints=checkpoints,
@@ -342,6 +351,7 @@ def stage(run: Run, name: str, work: Callable, *args: Any, counted: bool = True,
             log_every=run.config.log_every,
             progress=run.progress,
             description=name,
+            **grace,
             **options,
         )
     overall, *own = run.progress.task_ids

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     folder = pathlib.Path(__file__).parents[1] / "unlearning"
     config = runpy.run_path(str(folder / "cifar10.py"))["get_config"]()
     config.title = "Forgetting 10 % of CIFAR-10, ResNet-18, on a slice"
+    config.checkpoints = ConfigDict({"keep": 2, "grace_seconds": 30.0})
     config.compare = ("retrain", "finetune", "sfron")
     for recipe in (config.pretrain, config.methods.retrain, config.methods.finetune):
         recipe.batch_size = 1024

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.mesh = (("data", -1),)
     config.log_every = 100
     config.checkpoint_every = 500
+    config.checkpoints = ConfigDict({"keep": 2, "keep_every": 20_000, "grace_seconds": 30.0})
     config.data = ConfigDict(
         {
             "name": "imagenet",

@@ -28,7 +28,8 @@ def regression_growth(
     figure = Figure(figsize=(1.35 * look.WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
     rounds = len(size) - 1 if len(size) > 1 and size[-1] == size[-2] else len(size)
-    axes.plot(size[:rounds], score[:rounds], "o-", ms=4, color=look.PALETTE["sfron"], label="LAB-RBF, growing")
+    if rounds > 1:
+        axes.plot(size[:rounds], score[:rounds], "o-", ms=4, color=look.PALETTE["sfron"], label="LAB-RBF, growing")
     axes.plot(size[-1:], score[-1:], "D", ms=7, color=look.PALETTE["sfron"], mec="white", label="LAB-RBF, final")
     others = [each for each in methods if each["key"] != "lab" and key in each["values"]]
     palette = dict(zip([each["key"] for each in others], look.colours([f"m{i}" for i in range(len(others))]).values()))
@@ -47,5 +48,5 @@ def regression_growth(
     axes.set_ylabel(label)
     look.plain(axes, "both")
     look.legend(figure, axes, 3)
-    look.title(figure, f"Score against the number of support points ({seeds}; others: mean)")
+    look.title(figure, f"Score against support points ({seeds}; others: mean)")
     return figure
