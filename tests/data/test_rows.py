@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clujax import data
 from clujax.data import Rows, feed, load, on_disk, resident, take_rows
 from clujax.data.files import BLOCK, DamagedDataError, read_npy_folder
 
@@ -129,3 +130,12 @@ def test_a_damaged_folder_is_named(folder, damage):
         np.save(file, np.array([{}, {}]), allow_pickle=True)
     with pytest.raises(DamagedDataError, match=r"y_train\.npy"):
         load("mine", path=folder)
+
+
+def test_a_sample_of_a_column_on_disk_is_spread_over_all_of_it(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(1000))
+    column = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert data.spread(column, 4).tolist() == [0, 333, 666, 999]
+    assert data.spread(Rows(column, np.arange(10, 20)), 4).tolist() == [10, 13, 16, 19]
+    assert len(data.spread(column, 1000)) == 1000
+    assert len(data.spread(np.arange(50), 4)) == 50  # in memory already

@@ -34,7 +34,7 @@ X = (
     np.random.default_rng(0).normal(size=(ROWS, 8, 8, 3)).astype(np.float32)
     * np.arange(1, ROWS + 1)[:, None, None, None]
 )
-BATCH = {"x": X / 4, "y": np.arange(ROWS) % 3, "weight": np.float32(2.0)}
+BATCH = {"x": X / 4, "y": np.random.default_rng(1).integers(0, 3, ROWS), "weight": np.float32(2.0)}
 # Weights of a whole batch, a norm of the whole gradient, momentum, a mask, slow weights: all that is not a mean over rows.
 MESHES = [(8, 1, 1), (1, 4, 1), (2, 2, 2), (1, 2, 4)]
 
@@ -104,6 +104,20 @@ def test_the_fisher_diagonal_is_that_of_the_global_batch(kind):
     )
     chex.assert_trees_all_close(jax.device_get(four), jax.device_get(one), rtol=1e-5, atol=1e-7)
     assert len(jax.tree.leaves(four)[1].sharding.device_set) == (4 if kind == "batch" else 1)
+
+
+def test_the_fisher_pass_lays_rows_and_parameters_over_the_mesh():
+    mesh = make_mesh((("data", 2), ("fsdp", 2)), jax.devices()[:4])
+    request = Request(None, {"w": jnp.ones((8, 8))}, {}, {}, {}, 3, mesh=mesh, rules=SHARDED)
+    rows = {"x": X[:, :4, :4], "y": BATCH["y"]}
+    given = []
+    row_diagonal(
+        request, rows, batch_size=12, key=jax.random.key(2), estimate=lambda *args: given.extend([args[0], *args[1]])
+    )
+    params, whole, ragged = given
+    assert params["w"].sharding.shard_shape((8, 8)) == (4, 8)
+    assert {each.data.shape[0] for each in whole["x"].addressable_shards} == {3}  # twelve rows on four devices
+    assert {each.data.shape[0] for each in ragged["x"].addressable_shards} == {1}  # four, which divide too
 
 
 def test_a_batch_in_parts_has_the_numbers_of_the_whole():
