@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from clujax.errors import ConfigError
+from clujax.geometry.paths import path_name
 from clujax.training.processes import put
 from clujax.training.state import TrainState
 
@@ -217,11 +218,6 @@ def _check_patterns(rules: Rules, tree: PyTree) -> None:
         if not any(re.search(pattern, name) for name in names):
             shown = ", ".join(names[:12]) + (f", and {len(names) - 12} more" if len(names) > 12 else "")
             raise ConfigError(f"the sharding rule {pattern!r} fits no parameter; the paths are: {shown}")
-
-
-def path_name(path: tuple) -> str:
-    """Write a tree path as `block_0/conv/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _has_values(tree: PyTree) -> bool:

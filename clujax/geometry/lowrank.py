@@ -1,0 +1,117 @@
+"""Low-rank directions s·a·b of a kernel with any axes, and what can be computed of them without forming them.
+
+A kernel with layout (batch axes B, inputs I, outputs O) has factors `a [*B, *I, r]` and `b [*B, r, *O]`; sums are in float32.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from clujax.geometry.layouts import Layout
+
+
+def factor_shapes(shape: Sequence[int], rank: int, layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of a and b for a kernel of this shape.
+
+    Example:
+      >>> factor_shapes((64, 4, 16), 8, Layout((0,)))
+      ((64, 8), (8, 4, 16))
+    """
+    batch = tuple(shape[i] for i in layout.batch)
+    outputs = tuple(shape[i] for i in layout.outputs(len(shape)))
+    return (*batch, *(shape[i] for i in layout.fan_in), rank), (*batch, rank, *outputs)
+
+
+def delta(a: Shaped[Array, "..."], b: Shaped[Array, "..."], scale: float, layout: Layout) -> Float[Array, "..."]:
+    """s·a·b with the axes of the kernel, float32."""
+    kernel, left, right = _letters(a, b, layout)
+    return scale * jnp.einsum(f"{left},{right}->{kernel}", _wide(a), _wide(b))
+
+
+def inner(
+    gradient: Shaped[Array, "..."],
+    a: Shaped[Array, "..."],
+    b: Shaped[Array, "..."],
+    scale: float,
+    layout: Layout,
+) -> Float[Array, ""]:
+    """⟨G, s·a·b⟩ = s·tr(aᵀ G bᵀ); cost 2·n·m·r, no n × m temporary."""
+    kernel, left, right = _letters(a, b, layout)
+    through = jnp.einsum(f"{kernel},{left}->{right}", _wide(gradient), _wide(a))
+    return scale * jnp.sum(through * _wide(b))
+
+
+def gram(
+    first: tuple[Shaped[Array, "..."], Shaped[Array, "..."]],
+    second: tuple[Shaped[Array, "..."], Shaped[Array, "..."]],
+    scales: tuple[float, float],
+    layout: Layout,
+) -> Float[Array, ""]:
+    """⟨s₁·a₁b₁, s₂·a₂b₂⟩ from the r₁ × r₂ products of the factors."""
+    _, left, right = _letters(*first, layout)
+    batch = left[: len(layout.batch)]
+    other = lambda letters: letters.replace("r", "q")
+    inputs = jnp.einsum(f"{left},{other(left)}->{batch}rq", _wide(first[0]), _wide(second[0]))
+    outputs = jnp.einsum(f"{right},{other(right)}->{batch}rq", _wide(first[1]), _wide(second[1]))
+    return scales[0] * scales[1] * jnp.sum(inputs * outputs)
+
+
+def filter_sq_norms(kernel: Shaped[Array, "..."], layout: Layout) -> Float[Array, "..."]:
+    """Σ over the inputs of the squared kernel, with those axes kept at size 1."""
+    return jnp.sum(jnp.square(_wide(kernel)), axis=layout.fan_in, keepdims=True)
+
+
+def merged_filter_sq_norms(
+    kernel: Shaped[Array, "..."],
+    a: Shaped[Array, "..."],
+    b: Shaped[Array, "..."],
+    scale: float,
+    layout: Layout,
+    kernel_sq_norms: Float[Array, "..."] | None = None,
+) -> Float[Array, "..."]:
+    """‖(W + s·a·b)_o‖² of every filter without the merged kernel: ‖W_o‖² + 2s·(aᵀW)_o·b_o + s²·b_oᵀ(aᵀa)b_o, at least 0.
+
+    Args:
+      kernel_sq_norms: `filter_sq_norms(kernel, layout)` where it is known; the kernel does not change in training.
+
+    Cost: 2·n·m·r and O(m·r²) operations, no n × m temporary.
+    """
+    letters, left, right = _letters(a, b, layout)
+    batch = left[: len(layout.batch)]
+    a, b = _wide(a), _wide(b)
+    cross = jnp.einsum(f"{letters},{left}->{right}", _wide(kernel), a)
+    inside = jnp.einsum(f"{left},{left.replace('r', 'q')}->{batch}rq", a, a)
+    bent = jnp.einsum(f"{batch}rq,{right.replace('r', 'q')}->{right}", inside, b)
+    rank_axis = len(layout.batch)
+    more = jnp.sum((2 * scale * cross + scale**2 * bent) * b, axis=rank_axis)
+    known = filter_sq_norms(kernel, layout) if kernel_sq_norms is None else kernel_sq_norms
+    return jnp.maximum(known + _spread(more, layout, len(letters)), 0.0)
+
+
+def to_matrix(kernel: Shaped[Array, "..."], layout: Layout) -> Shaped[Array, "..."]:
+    """The kernel as matrices `[*B, n, m]`."""
+    order = layout.batch + layout.fan_in + layout.outputs(kernel.ndim)
+    moved = jnp.transpose(kernel, order)
+    return moved.reshape(*moved.shape[: len(layout.batch)], *layout.sizes(kernel.shape))
+
+
+def _letters(a: Array, b: Array, layout: Layout) -> tuple[str, str, str]:
+    """Einsum letters of the kernel, a and b; r is the rank, q a second one."""
+    ndim = a.ndim - 1 + b.ndim - 1 - len(layout.batch)
+    kernel = "abcdefghijklmnop"[:ndim]
+    pick = lambda axes: "".join(kernel[axis] for axis in axes)
+    batch = pick(layout.batch)
+    return kernel, f"{batch}{pick(layout.fan_in)}r", f"{batch}r{pick(layout.outputs(ndim))}"
+
+
+def _spread(values: Array, layout: Layout, ndim: int) -> Array:
+    """Values [*B, *O] with the kernel's axes, inputs at size 1."""
+    order = layout.batch + layout.outputs(ndim)
+    values = jnp.transpose(values, sorted(range(values.ndim), key=lambda i: order[i]))
+    return jnp.expand_dims(values, layout.fan_in)
+
+
+def _wide(leaf: Array) -> Array:
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
