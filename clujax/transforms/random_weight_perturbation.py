@@ -30,11 +30,10 @@ def cosine_increase(sigma_max: float, total_steps: int) -> optax.Schedule:
 
 
 class RandomWeightPerturbationState(NamedTuple):
-    """The optimizer's state, steps so far, and the raw data of the root key of the noise."""
+    """The optimizer's state, and steps so far: with the root key they determine the noise."""
 
     inner: Any
     step: Int[Array, ""]
-    key: Array
 
 
 def random_weight_perturbation(
@@ -74,12 +73,9 @@ def random_weight_perturbation(
         raise ValueError(f"every is {every}; expected an integer of at least 1.")
     inner = optax.with_extra_args_support(inner)
     root = jax.random.key(key) if isinstance(key, int) else key
-    kind = jax.random.key_impl(root)
 
     def init(params: PyTree) -> RandomWeightPerturbationState:
-        return RandomWeightPerturbationState(
-            inner.init(params), jnp.zeros((), jnp.int32), jnp.copy(jax.random.key_data(root))
-        )
+        return RandomWeightPerturbationState(inner.init(params), jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None, *, grad_fn: Callable[..., PyTree] | None = None, **extra):
         if params is None or grad_fn is None:
@@ -89,11 +85,10 @@ def random_weight_perturbation(
             )
         strength = sigma(state.step) if callable(sigma) else sigma
         strength = jnp.where(state.step % every == 0, strength, 0.0) if every > 1 else strength
-        drawn = step_key(jax.random.wrap_key_data(state.key, impl=kind), state.step)
-        there = grad_fn(perturb(params, drawn, strength, scale, sampler=sampler), 0)
+        there = grad_fn(perturb(params, step_key(root, state.step), strength, scale, sampler=sampler), 0)
         if weight < 1:
             there = jax.tree.map(lambda a, b: (weight * a + (1 - weight) * b).astype(b.dtype), there, updates)
         updates, inner_state = inner.update(there, state.inner, params, **extra)
-        return updates, RandomWeightPerturbationState(inner_state, state.step + 1, state.key)
+        return updates, RandomWeightPerturbationState(inner_state, state.step + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,6 +11,7 @@ from flax import nnx, serialization
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from clujax.geometry import elementwise
 from clujax.transforms import (
     FORGET,
     LEARN,
@@ -18,6 +19,7 @@ from clujax.transforms import (
     mask_by_state,
     mask_updates,
     phased,
+    random_weight_perturbation,
     scale_by_iteration_rate,
     sfron,
     slow_weights,
@@ -45,6 +47,7 @@ MAKE = {
         slow_every=2,
     ),
     "sfron": lambda p: sfron(optax.trace(0.9), keep(p), 0.5, optax.cosine_decay_schedule(0.1, 9), 0.5, 2),
+    "random_weight_perturbation": lambda p: random_weight_perturbation(optax.adam(0.1), 0.1, elementwise()),
 }
 every = pytest.mark.parametrize("name", MAKE)
 PHASES = (FORGET, REMAIN, LEARN, FORGET, REMAIN)
@@ -68,7 +71,8 @@ def walk(tx, params, step=None):
 
 def one(tx):
     def step(params, state, i, phase):
-        updates, state = tx.update(grads(params, i), state, params, phase=phase)
+        gradient = lambda p, _: grads(p, i)
+        updates, state = tx.update(grads(params, i), state, params, phase=phase, grad_fn=gradient)
         return optax.apply_updates(params, updates), state
 
     return step
