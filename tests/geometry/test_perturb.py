@@ -204,6 +204,13 @@ def test_nothing_flows_through_the_deviation():
     assert np.abs(through / error).max() > 10  # the test would see it
 
 
+def test_the_gradient_through_a_draw_is_the_gradient_at_it():
+    loss, _ = quadratic()
+    params, key, scale = {"kernel": kernel((3, 2))}, jax.random.key(3), geometry.filter_wise(DENSE)
+    through = jax.grad(lambda p: loss(perturb(p, key, 0.5, scale)))(params)
+    np.testing.assert_allclose(through["kernel"], jax.grad(loss)(perturb(params, key, 0.5, scale))["kernel"], rtol=1e-5)
+
+
 def test_one_sample_is_perturb_and_many_are_their_mean():
     loss, _ = quadratic(1)
     params, key, scale = {"kernel": kernel((3, 2))}, jax.random.key(7), geometry.filter_wise(DENSE)
