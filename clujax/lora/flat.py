@@ -45,6 +45,13 @@ def merged_std(
     }
 
 
+def constant_std(
+    kernel: Array, adapter: Mapping[str, Array], entry: Adapted, known: Array | None = None
+) -> Float[Array, "..."]:
+    """Deviation 1 everywhere: isotropic noise, to compare with."""
+    return jnp.ones((1,) * len(entry.shape))
+
+
 def entry_std(
     kernel: Array, adapter: Mapping[str, Array], entry: Adapted, known: Array | None = None
 ) -> Float[Array, "..."]:
@@ -66,6 +73,7 @@ def perturbed(
     sampler: Sampler = normal,
     known: Mapping[str, Array] | None = None,
     extra: Scale | None = None,
+    deviation: Callable[..., Array] = entry_std,
     before_norm: bool = False,
 ) -> PyTree:
     """The merged tree with one draw of noise: W' + σ·std ⊙ Z at the adapted leaves; the base itself is not touched.
@@ -78,6 +86,7 @@ def perturbed(
       sigma: σ_t; may be traced. The number 0 is `merge`, with no random numbers in the program.
       known: `sq_norms(base, spec)`.
       extra: deviations of further leaves of the merged tree (names of the spec are left out): noise on all parameters.
+      deviation: (kernel, adapter, entry, known norms) -> std at σ = 1: `entry_std` (eq. 7) or `constant_std`.
       before_norm: with DoRA, noise of deviation ‖V_i‖/√n goes onto V before it is normalised, as the published code does.
 
     Raises:
@@ -89,7 +98,8 @@ def perturbed(
     check(adapters, spec)
     if isinstance(sigma, int | float) and sigma == 0:
         return merge(base, adapters, spec)
-    drawn = draws(base, adapters, spec, key, sigma, sampler=sampler, known=known, extra=extra, before_norm=before_norm)
+    drawn = draws(base, adapters, spec, key, sigma, sampler=sampler, known=known, extra=extra,
+                  deviation=deviation, before_norm=before_norm)  # fmt: skip
     return with_draws(base, adapters, spec, drawn, before_norm=before_norm)
 
 
@@ -103,12 +113,13 @@ def draws(
     sampler: Sampler = normal,
     known: Mapping[str, Array] | None = None,
     extra: Scale | None = None,
+    deviation: Callable[..., Array] = entry_std,
     before_norm: bool = False,
 ) -> dict[str, Float[Array, "..."]]:
     """The noise σ·std ⊙ Z itself by path, float32, as a constant. Arguments as in `perturbed`."""
     leaves = named(base)
     kept = lambda entry: entry._replace(magnitude=entry.magnitude and not before_norm)
-    stds = {e.name: entry_std(leaves[e.name], adapters[e.name], kept(e), None if known is None else known[e.name])
+    stds = {e.name: deviation(leaves[e.name], adapters[e.name], kept(e), None if known is None else known[e.name])
             for e in spec}  # fmt: skip
     if extra is not None:
         stds |= {name: std for name, std in extra(base).items() if name not in stds}

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree, ScalarLike
 
 from clujax.geometry.perturb import Sampler, Scale, check_sigma, normal, scalar_value_and_grad, step_key
 from clujax.lora.adapters import Adapters, merge
-from clujax.lora.flat import draws, perturbed, sq_norms, with_draws
+from clujax.lora.flat import draws, entry_std, perturbed, sq_norms, with_draws
 from clujax.lora.rules import Spec
 
 # Folded into a step's key for the loss's own randomness; noise folds in hashes of paths.
@@ -70,6 +70,7 @@ def make_step(
     weight: float = 1.0,
     sampler: Sampler = normal,
     extra: Scale | None = None,
+    deviation: Callable[..., Array] = entry_std,
     before_norm: bool = False,
     materialize: bool = False,
     prepare: Callable[[PyTree], PyTree] = lambda base: base,
@@ -92,7 +93,7 @@ def make_step(
       noise: `per_step` (one draw for all micro-batches), `per_microbatch`, or `per_shard(axis)` (needs `mesh`).
       num_samples, antithetic: draws a micro-batch, and whether they come in pairs of opposite sign.
       weight: λ; below 1 the gradient at the merged weights is computed too.
-      sampler, extra, before_norm: as in `perturbed`.
+      sampler, extra, deviation, before_norm: as in `perturbed`.
       materialize: keep one noisy copy of the adapted kernels for the step instead of drawing it again for each micro-batch.
       prepare: makes the float tree that the spec describes from what is stored (dequantise); identity when nothing is.
       mesh: with `per_shard`, the mesh that the batch is split over.
@@ -133,7 +134,7 @@ def make_step(
     optimizer = optax.with_extra_args_support(optimizer)
     silent = isinstance(sigma, int | float) and sigma == 0
     value_and_grad = scalar_value_and_grad(lambda a, place, batch, key: loss_fn(place(a), batch, key), has_aux=True)
-    options = {"extra": extra, "before_norm": before_norm}
+    options = {"extra": extra, "deviation": deviation, "before_norm": before_norm}
 
     def clean(adapters: Adapters, base: PyTree, batch: Any, key: PRNGKeyArray) -> Any:
         return value_and_grad(adapters, lambda a: merge(base, a, spec), batch, key)

@@ -1,0 +1,182 @@
+"""What adapters are trained for: a pretrained network, few rows of a new task, clean and shifted test rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from ml_collections import ConfigDict
+
+from clujax import data, models
+from clujax.adaptation.settings import build_classifier
+from clujax.errors import ConfigError
+from clujax.models.minilm import minilm
+
+Columns = Mapping[str, Any]
+
+
+class Task(NamedTuple):
+    """One seed's task.
+
+    Attributes:
+      classifier: of token numbers or pixels.
+      base: pretrained parameters.
+      train: columns x and y, labels as the learner gets them.
+      tests: columns by name; "test" is of the training distribution, the others are shifted.
+    """
+
+    classifier: models.Classifier
+    base: PyTree
+    train: Columns
+    tests: Mapping[str, Columns]
+
+
+class Subject(NamedTuple):
+    """What a run is about, before any seed is drawn: its tasks by seed, and the record of its data."""
+
+    of: Callable[[int], Task]
+    sources: tuple[dict, ...]
+    pretrained: str  # what the base is, for the report
+    num_train: int
+    tests: tuple[str, ...]
+
+
+def images(config: ConfigDict) -> Subject:
+    """Labelled pictures: pretrained upright on the spot, adapted to pictures rolled by some pixels with some wrong labels.
+
+    Test rows: rolled, and rolled with noise of each deviation of `data.corrupt` added to pixels in [0, 1].
+    """
+    settings = config.data
+    found = data.load(settings.name, path=settings.path)
+    first, rows, wrong = settings.pretrain_rows, settings.train_rows, settings.label_noise
+    total = len(found.train["y"])
+    if not 0 < first < total or not 0 < rows <= total - first:
+        raise ConfigError(
+            f"data.pretrain_rows + data.train_rows is {first} + {rows}; {settings.name} has {total} rows."
+        )
+    if not 0 <= wrong < 1:
+        raise ConfigError(f"data.label_noise is {wrong}; expected a share in [0, 1).")
+    unit = lambda x: np.asarray(x, np.float32) / (255.0 if np.max(x) > 16 else 16.0)
+    moved = lambda x: np.roll(unit(x), tuple(settings.roll), axis=(1, 2))
+    classes = len(found.classes)
+    network = build_classifier(config, {"x": unit(found.train["x"][:1])}, classes)
+    tests = {"test": {"x": moved(found.test["x"]), "y": np.asarray(found.test["y"])}}
+    for i, spread in enumerate(settings.corrupt):
+        noisy = np.random.default_rng(i).normal(0, spread, tests["test"]["x"].shape).astype(np.float32)
+        tests[f"noise {spread:g}"] = tests["test"] | {"x": np.clip(tests["test"]["x"] + noisy, 0, 1)}
+
+    def of(seed: int) -> Task:
+        draw = np.random.default_rng(seed)
+        order = draw.permutation(total)
+        upright, few = order[:first], order[first : first + rows]
+        columns = {"x": unit(found.train["x"][upright]), "y": np.asarray(found.train["y"])[upright]}
+        base = pretrained(network, columns, config.pretrain, jax.random.key(seed))
+        labels = np.asarray(found.train["y"])[few].copy()
+        chosen = draw.permutation(rows)[: round(wrong * rows)]
+        labels[chosen] = draw.integers(0, classes, len(chosen))
+        return Task(network, base, {"x": moved(found.train["x"][few]), "y": labels}, tests)
+
+    told = f"{config.model.name} pretrained on {first:,} upright pictures"
+    return Subject(of, (found.source._asdict(),), told, rows, tuple(tests))
+
+
+def texts(config: ConfigDict) -> Subject:
+    """Labelled sentences for a pretrained encoder, whose new head is first fitted on frozen features.
+
+    Test rows: of the corpus, and of the corpora `data.others` with the same classes.
+    """
+    from clujax.data.text import load_text
+
+    settings = config.data
+    corpus = load_text(settings.name, path=settings.path)
+    others = {name: load_text(name, path=settings.path) for name in settings.others}
+    for name, other in others.items():
+        if other.classes != corpus.classes:
+            raise ConfigError(f"data.others names {name} with classes {other.classes}; expected {corpus.classes}.")
+    total, rows = len(corpus.train[0]), settings.train_rows
+    if not 0 < rows <= total:
+        raise ConfigError(f"data.train_rows is {rows}; {settings.name} has {total} training rows.")
+    net = minilm(len(corpus.classes), path=config.model.path, dropout=config.model.dropout)
+    columns = lambda side, limit=None: {"x": net.tokenize(side[0][:limit], settings.length), "y": side[1][:limit]}
+    tests = {"test": columns(corpus.test, settings.test_rows)}
+    tests |= {name: columns(other.test, settings.test_rows) for name, other in others.items()}
+
+    def of(seed: int) -> Task:
+        chosen = np.random.default_rng(seed).permutation(total)[:rows]
+        train = columns(([corpus.train[0][i] for i in chosen], corpus.train[1][chosen]))
+        base = jax.tree.map(jnp.asarray, net.params)
+        return Task(net.encoder, with_probe(net.encoder, base, train), train, tests)
+
+    sources = tuple(each.source._asdict() for each in (corpus, *others.values()))
+    return Subject(
+        of, sources, f"all-MiniLM-L6-v2 from {net.source}, head fitted on frozen features", rows, tuple(tests)
+    )
+
+
+def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDict, key: PRNGKeyArray) -> PyTree:
+    """A network trained on clean rows with Adam."""
+    params, stats = network.init(key, jnp.asarray(columns["x"][:1]))
+    if jax.tree.leaves(stats):
+        raise ConfigError(
+            "model keeps statistics of its inputs (BatchNorm); adapters are for one without: mlp, cnn, vit."
+        )
+    batch_at = data.resident(columns, settings.batch_size, jax.random.fold_in(key, 1))
+    steps = max(1, round(settings.epochs * len(columns["y"]) / settings.batch_size))
+    tx = optax.adam(settings.learning_rate)
+    loss = loss_of(network)
+
+    @jax.jit
+    def step(carry: tuple, batch: Columns, key: PRNGKeyArray) -> tuple:
+        params, state = carry
+        gradient = jax.grad(lambda p: loss(p, batch, key)[0])(params)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    carry = (params, tx.init(params))
+    for i in range(steps):
+        carry = step(carry, batch_at(i), jax.random.fold_in(key, i + 2))
+    return carry[0]
+
+
+def with_probe(network: models.Classifier, base: PyTree, train: Columns, ridge: float = 1e-2) -> PyTree:
+    """The base with its head fitted to the training rows on frozen features: ridge-penalised logistic regression by L-BFGS.
+
+    Source: Kumar et al. 2022: fine-tuning from a random head distorts the features.
+    """
+    features = np.concatenate([
+        np.asarray(_features(network)(base, jnp.asarray(train["x"][i : i + 64]))) for i in range(0, len(train["y"]), 64)
+    ])  # fmt: skip
+    at, labels = jnp.asarray(features), jnp.asarray(train["y"])
+    loss = lambda head: (
+        optax.losses.softmax_cross_entropy_with_integer_labels(at @ head["kernel"] + head["bias"], labels).mean()
+        + ridge * jnp.mean(jnp.square(head["kernel"]))
+    )
+    tx, head = optax.lbfgs(), base["head"]
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry: tuple, _: Any) -> tuple:
+        head, state = carry
+        value, slope = value_and_grad(head, state=state)
+        updates, state = tx.update(slope, state, head, value=value, grad=slope, value_fn=loss)
+        return (optax.apply_updates(head, updates), state), value
+
+    (head, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, None, 100))((head, tx.init(head)))
+    return base | {"head": head}
+
+
+def loss_of(network: models.Classifier) -> Callable[[PyTree, Columns, PRNGKeyArray], tuple[Array, dict]]:
+    """Mean cross-entropy of a batch in training mode, with the share that is right."""
+
+    def loss(params: PyTree, batch: Columns, key: PRNGKeyArray) -> tuple[Array, dict]:
+        logits, _ = network.apply(params, {}, batch["x"], train=True, key=key)
+        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return jnp.mean(each), {"accuracy": jnp.mean(logits.argmax(-1) == batch["y"])}
+
+    return loss
+
+
+def _features(network: models.Classifier) -> Callable[[PyTree, Array], Array]:
+    return jax.jit(lambda params, x: network.features(params, {}, x))
