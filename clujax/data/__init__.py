@@ -10,6 +10,7 @@ from clujax.data.resolve import KNOWN, load
 from clujax.data.rows import Rows, on_disk, spread
 from clujax.data.source import Dataset, Source, take_rows
 from clujax.data.split import SCENARIOS, Split, check_split, finish_split, make_split
+from clujax.data.text import TextSet, load_text, tokenized
 
 __all__ = [
     "CIFAR100_COARSE",
@@ -21,6 +22,7 @@ __all__ = [
     "Rows",
     "Source",
     "Split",
+    "TextSet",
     "check_split",
     "crop_flip",
     "emoji_names",
@@ -28,6 +30,7 @@ __all__ = [
     "finish_split",
     "kit_halves",
     "load",
+    "load_text",
     "make_split",
     "on_disk",
     "padded",
@@ -37,4 +40,5 @@ __all__ = [
     "gather",
     "spread",
     "take_rows",
+    "tokenized",
 ]

@@ -10,10 +10,10 @@ class Source(NamedTuple):
     """Where rows came from, for the record of a run.
 
     Attributes:
-      kind: "package", "idx", "npz", "npy", "tfds", "folder" or "fallback:<kind>".
+      kind: "package", "archive", "idx", "npz", "npy", "tfds", "folder" or "fallback:<kind>".
       path: package or file name, without the machine's directories.
       version: of the package or prepared set, "" when there is none.
-      sha256: of the decoded content (decompressed idx or csv, or arrays of rows and labels), or of an npz file as it is, or
+      sha256: of the decoded content (decompressed idx, csv, text, or arrays of rows and labels), or of an npz file as it is, or
         of a folder of npy files that are not read whole: of each one's size and of a sample of its bytes, `files.SAMPLE`
         blocks of `files.BLOCK` bytes spread evenly from its header to its end (all of it when it is no larger).
       n: rows, training and test together.

