@@ -147,6 +147,11 @@ def check(adapters: Adapters, spec: Spec) -> None:
 
 
 def check_shapes(tree: PyTree, spec: Spec) -> None:
+    """Refuse a tree without the spec's leaves in their shapes.
+
+    Raises:
+      ValueError: the first five are named.
+    """
     leaves = named(tree)
     wrong = [
         f"{e.name} is {tuple(leaves[e.name].shape) if e.name in leaves else 'missing'}, expected {e.shape}"

@@ -76,7 +76,8 @@ def factored(apply_fn: Callable[..., Any], spec: Spec) -> Callable[..., Any]:
                 raise ValueError(f"the function returns the adapted kernel {value.name!r} itself; use lorafy for it.")
         if missed := [name for name in entries if name not in met]:
             raise ValueError(
-                f"no input ever met the adapted kernels {shown(missed, 5)}; narrow the rules to kernels that the function uses."
+                f"no input ever met the adapted kernels {shown(missed, 5)}; narrow the rules to those "
+                "that the function uses."
             )
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 

@@ -106,20 +106,21 @@ def alternating(rank: int) -> tuple[slice, slice]:
 
 @functools.cache
 def stable(gamma: float = 16.0) -> Sizes:
-    """a as it is; b by its singular values times m^¼/√γ for m outputs (PEFT)."""
+    """Sizes of LoRA-GA as PEFT has them: a is left alone, b gets its singular values times m^¼/√γ for m outputs."""
     return lambda values, n, m, scale: (1.0, values * m**0.25 / math.sqrt(gamma))
 
 
 @functools.cache
 def stable_orthogonal(gamma: float = 16.0) -> Sizes:
-    """Both by m^¼/√γ for m outputs, without singular values (the paper's own code)."""
+    """Sizes of the paper's own code: both get m^¼/√γ for m outputs, without singular values."""
     return lambda values, n, m, scale: (m**0.25 / math.sqrt(gamma), m**0.25 / math.sqrt(gamma) * jnp.ones_like(values))
 
 
+STABLE = stable()
+
+
 @functools.cache
-def lora_ga(
-    direction: Direction = a_first, sizes: Sizes = stable(16.0), iterations: int | None = None
-) -> Initialization:
+def lora_ga(direction: Direction = a_first, sizes: Sizes = STABLE, iterations: int | None = None) -> Initialization:
     """Singular directions of the loss's gradient G at W, so that the first step moves W as full training would.
 
     Args:
@@ -160,3 +161,11 @@ def leading(key: PRNGKeyArray, matrix: Float[Array, "... n m"], rank: int, itera
             left, values, right = jnp.linalg.svd(jnp.swapaxes(basis, -1, -2) @ matrix, full_matrices=False)
             left = basis @ left
     return left[..., :rank], values[..., :rank], right[..., :rank, :]
+
+
+def _refused(key: PRNGKeyArray, matrix: Array, rank: int, scale: float, gradient: Any = None) -> tuple[Array, Array]:
+    raise ValueError("this spec came with trained adapters and knows no beginning; build one from rules for new ones.")
+
+
+# Of adapters that were read from a file.
+trained = Initialization("trained", _refused)

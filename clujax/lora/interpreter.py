@@ -83,8 +83,8 @@ def evaluate(jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[Any], met: di
 
 def _refusal(kernel: Beside, what: str) -> ValueError:
     return ValueError(
-        f"the adapted kernel {kernel.name!r} {what}, and factored knows the product and the convolution with an input over all "
-        "of its input axes; use lorafy, which merges the kernel first, or take it out of the rules."
+        f"the adapted kernel {kernel.name!r} {what}, and factored knows the product and the convolution with an input over "
+        "all of its input axes; use lorafy, which merges the kernel first, or take it out of the rules."
     )
 
 

@@ -17,8 +17,8 @@ def lora_plus(
 ) -> optax.GradientTransformation:
     """An optimizer of adapters with lr_b = ratio · lr_a; a trained magnitude (DoRA) has lr_a.
 
-    Each group has an optimizer of its own: what looks at all updates at once, such as clipping by the global norm, goes before
-    this one in an `optax.chain`.
+    Each group has an optimizer of its own: what looks at all updates at once, such as clipping by the global norm, goes
+    before this one in an `optax.chain`.
 
     Args:
       optimizer_for: learning rate -> optimizer, such as `optax.adamw` or `partial(optax.adamw, weight_decay=0.0)`.
