@@ -1,10 +1,12 @@
 """Low-rank directions s·a·b of a kernel with any axes, and what can be computed of them without forming them.
 
-A kernel with layout (batch axes B, inputs I, outputs O) has factors `a [*B, *I, r]` and `b [*B, r, *O]`; sums are in float32.
+A kernel with layout (batch axes B, inputs I, outputs O) has factors `a [*B, *I, r]` and `b [*B, r, *O]`. Products are in
+float32, also on accelerators that would round their inputs to fewer bits: r is small, and a merged kernel keeps its digits.
 """
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
@@ -25,8 +27,8 @@ def factor_shapes(shape: Sequence[int], rank: int, layout: Layout) -> tuple[tupl
 
 def delta(a: Shaped[Array, "..."], b: Shaped[Array, "..."], scale: float, layout: Layout) -> Float[Array, "..."]:
     """s·a·b with the axes of the kernel, float32."""
-    kernel, left, right = _letters(a, b, layout)
-    return scale * jnp.einsum(f"{left},{right}->{kernel}", _wide(a), _wide(b))
+    kernel, left, right = einsum_letters(a, b, layout)
+    return scale * _einsum(f"{left},{right}->{kernel}", _wide(a), _wide(b))
 
 
 def inner(
@@ -37,8 +39,8 @@ def inner(
     layout: Layout,
 ) -> Float[Array, ""]:
     """⟨G, s·a·b⟩ = s·tr(aᵀ G bᵀ); cost 2·n·m·r, no n × m temporary."""
-    kernel, left, right = _letters(a, b, layout)
-    through = jnp.einsum(f"{kernel},{left}->{right}", _wide(gradient), _wide(a))
+    kernel, left, right = einsum_letters(a, b, layout)
+    through = _einsum(f"{kernel},{left}->{right}", _wide(gradient), _wide(a))
     return scale * jnp.sum(through * _wide(b))
 
 
@@ -49,11 +51,11 @@ def gram(
     layout: Layout,
 ) -> Float[Array, ""]:
     """⟨s₁·a₁b₁, s₂·a₂b₂⟩ from the r₁ × r₂ products of the factors."""
-    _, left, right = _letters(*first, layout)
+    _, left, right = einsum_letters(*first, layout)
     batch = left[: len(layout.batch)]
     other = lambda letters: letters.replace("r", "q")
-    inputs = jnp.einsum(f"{left},{other(left)}->{batch}rq", _wide(first[0]), _wide(second[0]))
-    outputs = jnp.einsum(f"{right},{other(right)}->{batch}rq", _wide(first[1]), _wide(second[1]))
+    inputs = _einsum(f"{left},{other(left)}->{batch}rq", _wide(first[0]), _wide(second[0]))
+    outputs = _einsum(f"{right},{other(right)}->{batch}rq", _wide(first[1]), _wide(second[1]))
     return scales[0] * scales[1] * jnp.sum(inputs * outputs)
 
 
@@ -77,12 +79,12 @@ def merged_filter_sq_norms(
 
     Cost: 2·n·m·r and O(m·r²) operations, no n × m temporary.
     """
-    letters, left, right = _letters(a, b, layout)
+    letters, left, right = einsum_letters(a, b, layout)
     batch = left[: len(layout.batch)]
     a, b = _wide(a), _wide(b)
-    cross = jnp.einsum(f"{letters},{left}->{right}", _wide(kernel), a)
-    inside = jnp.einsum(f"{left},{left.replace('r', 'q')}->{batch}rq", a, a)
-    bent = jnp.einsum(f"{batch}rq,{right.replace('r', 'q')}->{right}", inside, b)
+    cross = _einsum(f"{letters},{left}->{right}", _wide(kernel), a)
+    inside = _einsum(f"{left},{left.replace('r', 'q')}->{batch}rq", a, a)
+    bent = _einsum(f"{batch}rq,{right.replace('r', 'q')}->{right}", inside, b)
     rank_axis = len(layout.batch)
     more = jnp.sum((2 * scale * cross + scale**2 * bent) * b, axis=rank_axis)
     known = filter_sq_norms(kernel, layout) if kernel_sq_norms is None else kernel_sq_norms
@@ -96,13 +98,23 @@ def to_matrix(kernel: Shaped[Array, "..."], layout: Layout) -> Shaped[Array, "..
     return moved.reshape(*moved.shape[: len(layout.batch)], *layout.sizes(kernel.shape))
 
 
-def _letters(a: Array, b: Array, layout: Layout) -> tuple[str, str, str]:
+def from_matrix(matrix: Shaped[Array, "... n m"], shape: Sequence[int], layout: Layout) -> Shaped[Array, "..."]:
+    """The kernel of this shape from its matrices, the inverse of `to_matrix`."""
+    order = layout.batch + layout.fan_in + layout.outputs(len(shape))
+    return jnp.transpose(matrix.reshape([shape[i] for i in order]), sorted(range(len(shape)), key=order.__getitem__))
+
+
+def einsum_letters(a: Array, b: Array, layout: Layout) -> tuple[str, str, str]:
     """Einsum letters of the kernel, a and b; r is the rank, q a second one."""
     ndim = a.ndim - 1 + b.ndim - 1 - len(layout.batch)
     kernel = "abcdefghijklmnop"[:ndim]
     pick = lambda axes: "".join(kernel[axis] for axis in axes)
     batch = pick(layout.batch)
     return kernel, f"{batch}{pick(layout.fan_in)}r", f"{batch}r{pick(layout.outputs(ndim))}"
+
+
+def _einsum(letters: str, *arrays: Array) -> Array:
+    return jnp.einsum(letters, *arrays, precision=jax.lax.Precision.HIGHEST)
 
 
 def _spread(values: Array, layout: Layout, ndim: int) -> Array:

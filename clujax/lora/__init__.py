@@ -1,39 +1,87 @@
 """Low-rank adapters on any tree of parameters, and training them for flat minima of the merged network."""
 
-from clujax.lora.adapters import Adapters, check, delta, effective, init, labels, merge, unmerge
+from clujax.lora.adapters import Adapters, check, check_shapes, delta, effective, init, labels, merge, unmerge
+from clujax.lora.apply import factored, lorafy
+from clujax.lora.checkpoints import restore_adapters, save_adapters, spec_from_record, spec_record
+from clujax.lora.diagnostics import Explored, ascent, explored
 from clujax.lora.flat import merged_std, perturbed, scan_layers, sq_norms
-from clujax.lora.initializations import Initialization, gaussian, he, kaiming
+from clujax.lora.initializations import (
+    Initialization,
+    a_first,
+    alternating,
+    b_first,
+    gaussian,
+    he,
+    kaiming,
+    lora_ga,
+    olora,
+    pissa,
+    stable,
+    stable_orthogonal,
+)
+from clujax.lora.merging import MergeError, merge_error, merge_stochastically, round_stochastically
+from clujax.lora.optimizers import lora_plus
+from clujax.lora.peft import module_name, read_peft, write_peft
 from clujax.lora.rules import Adapted, LoraRule, Spec, build_spec, rank_stabilized, standard
+from clujax.lora.sam import lora_sam, make_merged_sam_step
 from clujax.lora.steps import LoraState, Noise, init_state, make_step, per_microbatch, per_shard, per_step
 
 __all__ = [
     "Adapted",
     "Adapters",
+    "Explored",
     "Initialization",
     "LoraRule",
     "LoraState",
+    "MergeError",
     "Noise",
     "Spec",
+    "a_first",
+    "alternating",
+    "ascent",
+    "b_first",
     "build_spec",
     "check",
+    "check_shapes",
     "delta",
     "effective",
+    "explored",
+    "factored",
     "gaussian",
     "he",
     "init",
     "init_state",
     "kaiming",
     "labels",
+    "lora_ga",
+    "lora_plus",
+    "lora_sam",
+    "lorafy",
+    "make_merged_sam_step",
     "make_step",
     "merge",
+    "merge_error",
+    "merge_stochastically",
     "merged_std",
+    "module_name",
+    "olora",
     "per_microbatch",
     "per_shard",
     "per_step",
     "perturbed",
+    "pissa",
     "rank_stabilized",
+    "read_peft",
+    "restore_adapters",
+    "round_stochastically",
+    "save_adapters",
     "scan_layers",
+    "spec_from_record",
+    "spec_record",
     "sq_norms",
+    "stable",
+    "stable_orthogonal",
     "standard",
     "unmerge",
+    "write_peft",
 ]

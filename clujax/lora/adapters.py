@@ -32,7 +32,7 @@ def init(key: PRNGKeyArray, base: PyTree, spec: Spec, gradients: PyTree | None =
     Raises:
       ValueError: a leaf is not finite or its shape is not the spec's, or gradients are missing.
     """
-    _check_shapes(base, spec)
+    check_shapes(base, spec)
     leaves, slopes = named(base), None if gradients is None else named(gradients)
     adapters, moved = {}, {}
     for entry in spec:
@@ -65,7 +65,7 @@ def merge(base: PyTree, adapters: Adapters, spec: Spec) -> PyTree:
       ValueError: adapters that do not fit the spec, or a base of other shapes.
     """
     check(adapters, spec)
-    _check_shapes(base, spec)
+    check_shapes(base, spec)
     leaves = named(base)
     return replaced(
         base,
@@ -83,7 +83,7 @@ def unmerge(merged: PyTree, adapters: Adapters, spec: Spec) -> PyTree:
       ValueError: adapters that do not fit, or DoRA, whose norms cannot be undone (keep the base instead).
     """
     check(adapters, spec)
-    _check_shapes(merged, spec)
+    check_shapes(merged, spec)
     leaves = named(merged)
     if scaled := [entry.name for entry in spec if entry.magnitude]:
         raise ValueError(f"{scaled[0]!r} has a trained magnitude (DoRA), which cannot be taken out; keep the base.")
@@ -146,7 +146,12 @@ def check(adapters: Adapters, spec: Spec) -> None:
         raise ValueError(f"the adapters do not fit the spec: {'; '.join(wrong[:5])}.")
 
 
-def _check_shapes(tree: PyTree, spec: Spec) -> None:
+def check_shapes(tree: PyTree, spec: Spec) -> None:
+    """Refuse a tree without the spec's leaves in their shapes.
+
+    Raises:
+      ValueError: the first five are named.
+    """
     leaves = named(tree)
     wrong = [
         f"{e.name} is {tuple(leaves[e.name].shape) if e.name in leaves else 'missing'}, expected {e.shape}"

@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
       ConfigError, DataNotFoundError: before any training, and before the directory is claimed.
     """
     begin, workdir = time.perf_counter(), pathlib.Path(workdir)
-    variants = {name: variant(name, settings, config.adapt) for name, settings in config.methods.items()}
+    variants = {name: variant(name, lookup(config.methods, name, "compare"), config.adapt) for name in config.compare}
     _check(config)
     subject = lookup(TASKS, config.task, "task")(config)
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
@@ -168,8 +168,8 @@ def _moved(params: PyTree, direction: PyTree, t: Array) -> PyTree:
 
 
 def _check(config: ConfigDict) -> None:
-    if not config.methods or not config.seeds:
-        raise ConfigError("methods and seeds must name at least one each.")
+    if not config.compare or not config.seeds:
+        raise ConfigError("compare and seeds must name at least one each.")
     for name in ("epochs", "batch_size", "learning_rate", "rank"):
         if not config.adapt[name] > 0:
             raise ConfigError(f"adapt.{name} is {config.adapt[name]}; expected a number above 0.")

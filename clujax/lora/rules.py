@@ -1,6 +1,8 @@
 """Which leaves get an adapter, and of what kind: rules by path become a static specification."""
 
-from collections.abc import Sequence
+import difflib
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -33,6 +35,7 @@ class LoraRule(NamedTuple):
       init: how a and b begin: `kaiming`, `gaussian`, `he`, `pissa()`, `olora`, `lora_ga()`.
       dtype: of the adapters.
       magnitude: a trained norm for every filter and a direction from W + s·a·b (DoRA).
+      dropout: share of the inputs of a that are left out, where `factored` is given a key; merged kernels know none.
     """
 
     pattern: Pattern
@@ -43,6 +46,7 @@ class LoraRule(NamedTuple):
     init: Initialization = kaiming
     dtype: Any = jnp.float32
     magnitude: bool = False
+    dropout: float = 0.0
 
 
 class Adapted(NamedTuple):
@@ -56,6 +60,7 @@ class Adapted(NamedTuple):
     init: Initialization
     dtype: Any
     magnitude: bool
+    dropout: float = 0.0
 
 
 class Spec(tuple[Adapted, ...]):
@@ -91,7 +96,7 @@ def build_spec(params: PyTree, rules: Sequence[LoraRule], *, allow_overlap: bool
 
     Raises:
       ValueError: no rules; a rule takes no leaf, or one with fewer than two axes, or of an integer dtype; two rules take one
-        leaf; a layout is missing and cannot be inferred; a rank that does not fit.
+        leaf; a layout is missing and cannot be inferred; a rank, scaling or dropout that does not fit.
     """
     if not rules:
         raise ValueError("no rules; give at least one LoraRule(pattern, rank).")
@@ -99,7 +104,7 @@ def build_spec(params: PyTree, rules: Sequence[LoraRule], *, allow_overlap: bool
     for rule in rules:
         names = [name for name, leaf in leaves.items() if matches(rule.pattern, name, leaf)]
         if not names:
-            raise ValueError(f"the rule {rule.pattern!r} takes no leaf; the paths are {shown(leaves)}.")
+            raise ValueError(f"the rule {rule.pattern!r} takes no leaf; {_nearest(rule.pattern, leaves)}.")
         for name in names:
             if name in taken and not allow_overlap:
                 raise ValueError(
@@ -131,7 +136,23 @@ def _resolved(name: str, leaf: Any, rule: LoraRule) -> Adapted:
             f"(initialisation {rule.init.name})."
         )
     scale = float(rule.scaling(rule.alpha, rule.rank))
-    return Adapted(name, shape, layout, rule.rank, scale, rule.init, jnp.dtype(rule.dtype), rule.magnitude)
+    if not (math.isfinite(scale) and scale != 0):
+        raise ValueError(
+            f"the scaling of {name!r} at alpha {rule.alpha} and rank {rule.rank} is {scale}; expected a number."
+        )
+    if not 0 <= rule.dropout < 1:
+        raise ValueError(f"dropout is {rule.dropout} for {name!r}; expected a share from 0 to below 1.")
+    return Adapted(
+        name, shape, layout, rule.rank, scale, rule.init, jnp.dtype(rule.dtype), rule.magnitude, rule.dropout
+    )
+
+
+def _nearest(pattern: Pattern, leaves: Mapping[str, Any]) -> str:
+    """The paths, those most like the pattern first."""
+    if not isinstance(pattern, str):
+        return f"the paths are {shown(leaves)}"
+    alike = lambda name: -difflib.SequenceMatcher(None, pattern, name).ratio()
+    return f"the nearest paths are {shown(sorted(leaves, key=alike), 6)}"
 
 
 def _absent(name: str, spec: Spec) -> Adapted:

@@ -1,12 +1,12 @@
-"""Sharpness-aware baselines: SAM on the factors, SAM on the merged kernels, and what the first explores of the second."""
+"""Sharpness-aware baselines: SAM on the factors, and SAM on the merged kernels."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from clujax.geometry.paths import named, replaced
 from clujax.geometry.perturb import scalar_value_and_grad, step_key
@@ -73,38 +73,6 @@ def make_merged_sam_step(
 
     step.jitted = jitted
     return step
-
-
-class FactorAscent(NamedTuple):
-    """What the first-order SAM step of the factors is in the merged kernel.
-
-    Attributes:
-      a, b: steps of the factors, c·G·bᵀ and c·aᵀ·G.
-      kernel: the perturbation of a·b that they make.
-      row_share: ‖a·eb‖ / ‖kernel‖: near 1 only the row space of a is explored.
-    """
-
-    a: Float[Array, "n r"]
-    b: Float[Array, "r m"]
-    kernel: Float[Array, "n m"]
-    row_share: Float[Array, ""]
-
-
-def factor_ascent(
-    a: Float[Array, "n r"], b: Float[Array, "r m"], gradient: Float[Array, "n m"], rho: float
-) -> FactorAscent:
-    """SAM's step of length ρ in (a, b) for one kernel x·(W + a·b) with gradient G, and the kernel's share of it.
-
-    (a + ea)(b + eb) − ab = c·(G bᵀb + a aᵀG) + c²·G bᵀ aᵀ G, with c = ρ/√(‖aᵀG‖² + ‖G bᵀ‖²).
-
-    Source: Li et al. 2025, eq. 3 and appendix B.
-    """
-    slope_a, slope_b = gradient @ b.T, a.T @ gradient
-    c = rho / jnp.maximum(jnp.sqrt(jnp.sum(slope_a**2) + jnp.sum(slope_b**2)), 1e-12)
-    step_a, step_b = c * slope_a, c * slope_b
-    kernel = step_a @ b + a @ step_b + step_a @ step_b
-    size = jnp.linalg.norm(kernel)
-    return FactorAscent(step_a, step_b, kernel, jnp.linalg.norm(a @ step_b) / jnp.where(size > 0, size, 1.0))
 
 
 def _check(rho: float) -> None:

@@ -141,19 +141,21 @@ def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDic
     return carry[0]
 
 
-def with_probe(network: models.Classifier, base: PyTree, train: Columns, ridge: float = 1e-2) -> PyTree:
-    """The base with its head fitted to the training rows on frozen features: ridge-penalised logistic regression by L-BFGS.
+def with_probe(network: models.Classifier, base: PyTree, train: Columns) -> PyTree:
+    """The base with its head fitted to the training rows on frozen features: logistic regression with ½‖w‖²/n, by L-BFGS.
 
     Source: Kumar et al. 2022: fine-tuning from a random head distorts the features.
     """
-    features = np.concatenate([
-        np.asarray(_features(network)(base, jnp.asarray(train["x"][i : i + 64]))) for i in range(0, len(train["y"]), 64)
-    ])  # fmt: skip
-    at, labels = jnp.asarray(features), jnp.asarray(train["y"])
-    loss = lambda head: (
-        optax.losses.softmax_cross_entropy_with_integer_labels(at @ head["kernel"] + head["bias"], labels).mean()
-        + ridge * jnp.mean(jnp.square(head["kernel"]))
-    )
+    read = jax.jit(lambda params, x: network.features(params, {}, x))
+    rows = len(train["y"])
+    features = jnp.concatenate([read(base, jnp.asarray(train["x"][i : i + 64])) for i in range(0, rows, 64)])
+    labels = jnp.asarray(train["y"])
+
+    def loss(head: PyTree) -> Array:
+        logits = features @ head["kernel"] + head["bias"]
+        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return each.mean() + jnp.sum(jnp.square(head["kernel"])) / (2 * rows)
+
     tx, head = optax.lbfgs(), base["head"]
     value_and_grad = optax.value_and_grad_from_state(loss)
 
@@ -176,7 +178,3 @@ def loss_of(network: models.Classifier) -> Callable[[PyTree, Columns, PRNGKeyArr
         return jnp.mean(each), {"accuracy": jnp.mean(logits.argmax(-1) == batch["y"])}
 
     return loss
-
-
-def _features(network: models.Classifier) -> Callable[[PyTree, Array], Array]:
-    return jax.jit(lambda params, x: network.features(params, {}, x))

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
             "scaling": "standard",
             "init": "kaiming",
             "magnitude": False,
-            "epochs": 4.0,
+            "epochs": 3.0,
             "batch_size": 16,
             "learning_rate": 5e-4,
             "warmup": 0.03,
@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
             "flat_r16": {"label": "Flat-LoRA, rank 16, σ 0.05", "rank": 16, "objective": "flat", "sigma": 0.05},
         }
     )
+    config.compare = ("lora_r8", "flat_r8", "flat_r8_more", "lora_r16", "flat_r16")
     config.measure = ConfigDict(
         {"rows": 128, "taus": (0.05, 0.1), "draws": 8, "points": 21, "span": 0.5, "plane": False}
     )
