@@ -13,8 +13,8 @@ class Source(NamedTuple):
       kind: "package", "archive", "idx", "npz", "npy", "tfds", "folder" or "fallback:<kind>".
       path: package or file name, without the machine's directories.
       version: of the package or prepared set, "" when there is none.
-      sha256: of the decoded content (decompressed idx, csv, text, or arrays of rows and labels), or of an npz file as it is, or
-        of a folder of npy files that are not read whole: of each one's size and of a sample of its bytes, `files.SAMPLE`
+      sha256: of the decoded content (decompressed idx, csv, text, or arrays of rows and labels), or of an npz file as it is,
+        or of a folder of npy files that are not read whole: of each one's size and of a sample of its bytes, `files.SAMPLE`
         blocks of `files.BLOCK` bytes spread evenly from its header to its end (all of it when it is no larger).
       n: rows, training and test together.
     """

@@ -79,11 +79,10 @@ def cell(
     adapt = config.adapt
     spec = build_spec(task.base, row.rules, allow_overlap=True)
     steps = max(1, round(adapt.epochs * len(task.train["y"]) / adapt.batch_size))
-    tx, loss = optimizer(adapt, steps), loss_of(task.classifier)
-    step = row.step(loss, spec, tx, steps)
+    step = row.step(loss_of(task.classifier), spec, optimizer(adapt, steps), steps)
     key = jax.random.fold_in(jax.random.key(seed), 100)
     adapters, base = lora.init(key, task.base, spec)
-    state = init_state(adapters, tx, jax.random.fold_in(key, 1))
+    state = init_state(adapters, step.optimizer, jax.random.fold_in(key, 1))
     batch_at = data.resident(task.train, adapt.batch_size, jax.random.fold_in(key, 2))
     memory = step.jitted.lower(state, base, batch_at(0)).compile().memory_analysis()
     with training.Checkpoints(place / "checkpoints", keep=1) as checkpoints:

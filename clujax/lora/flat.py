@@ -3,6 +3,7 @@
 min over A, B of E_ε L(W + s·a·b + ε), with ε of deviation σ/√n · ‖W'_i‖ for filter i of the merged kernel W' with n inputs.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -180,7 +181,7 @@ def scan_layers(
     known = jax.vmap(lambda layer: sq_norms(layer, spec))(base) if known is None else known
 
     # dots_saveable keeps what the layer's own products give, and neither noise nor merged kernels.
-    @jax.checkpoint(policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
     def layer(carry: Any, at: tuple) -> Any:
         here, added, norms, index = at
         drawn = jax.random.fold_in(key, index)

@@ -71,7 +71,7 @@ def make_merged_sam_step(
     def step(state: LoraState, base: PyTree, batch: Any) -> tuple[LoraState, dict]:
         return jitted(state, base, batch)
 
-    step.jitted = jitted
+    step.jitted, step.optimizer = jitted, optimizer
     return step
 
 

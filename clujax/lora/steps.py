@@ -101,7 +101,7 @@ def make_step(
 
     Returns:
       The step. Metrics: those of `loss_fn` (means), `loss`, `grad_norm`, `sigma`, `finite`. `step.jitted` is the compiled
-      function.
+      function, `step.optimizer` the transformation whose state `init_state` makes.
 
     Raises:
       ValueError: a setting out of range; at the first call, a batch that does not divide or a loss that is no scalar.
@@ -210,7 +210,7 @@ def make_step(
     def step(state: LoraState, base: PyTree, batch: Any) -> tuple[LoraState, dict]:
         return jitted(state, base, batch)
 
-    step.jitted, step.call = jitted, call
+    step.jitted, step.call, step.optimizer = jitted, call, optimizer
     return step
 
 
