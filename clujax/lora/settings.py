@@ -70,7 +70,7 @@ OBJECTIVES: Mapping[str, Callable[..., Any]] = {
 NEEDS = {"flat": "sigma", "isotropic": "sigma", "lora_sam": "rho", "merged_sam": "rho"}
 
 
-def variant(name: str, settings: Mapping[str, Any], adapt: ConfigDict) -> Variant:
+def variant(name: str, settings: Mapping[str, Any] | ConfigDict, adapt: ConfigDict) -> Variant:
     """A row of `config.methods`; what it does not say is as in `config.adapt`.
 
     Raises:
