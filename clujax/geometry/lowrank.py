@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from clujax.geometry.layouts import Layout
@@ -91,14 +92,16 @@ def merged_filter_sq_norms(
     return jnp.maximum(known + _spread(more, layout, len(letters)), 0.0)
 
 
-def to_matrix(kernel: Shaped[Array, "..."], layout: Layout) -> Shaped[Array, "..."]:
+def to_matrix(kernel: Shaped[Array | np.ndarray, "..."], layout: Layout) -> Shaped[Array | np.ndarray, "..."]:
     """The kernel as matrices `[*B, n, m]`."""
     order = layout.batch + layout.fan_in + layout.outputs(kernel.ndim)
     moved = jnp.transpose(kernel, order)
     return moved.reshape(*moved.shape[: len(layout.batch)], *layout.sizes(kernel.shape))
 
 
-def from_matrix(matrix: Shaped[Array, "... n m"], shape: Sequence[int], layout: Layout) -> Shaped[Array, "..."]:
+def from_matrix(
+    matrix: Shaped[Array | np.ndarray, "... n m"], shape: Sequence[int], layout: Layout
+) -> Shaped[Array | np.ndarray, "..."]:
     """The kernel of this shape from its matrices, the inverse of `to_matrix`."""
     order = layout.batch + layout.fan_in + layout.outputs(len(shape))
     return jnp.transpose(matrix.reshape([shape[i] for i in order]), sorted(range(len(shape)), key=order.__getitem__))
