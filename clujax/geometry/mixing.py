@@ -1,4 +1,4 @@
-"""Combinations of trees group by group: the points c + Σ_k x_k·D_k of an affine subspace and inner products with its directions.
+"""Combinations of trees group by group: points c + Σ_k x_k·D_k of an affine subspace, inner products with its directions.
 
 Directions are one tree whose leaves have a leading axis over k. A group is a set of leaves with one coefficient per
 direction; groups are static, so that one compiled program serves all coefficients. Sums are in float32 or wider.
@@ -80,7 +80,7 @@ def group_norms(stacked: PyTree, groups: Groups) -> Float[Array, "b L"]:
 
 
 def scaled(stacked: PyTree, factors: Float[Array, "b L"], groups: Groups) -> PyTree:
-    """Every direction times the factor of its group, in its dtype; a factor 0 gives exact zeros, also of what is not finite."""
+    """Every direction times the factor of its group, in its dtype; a factor 0 gives exact zeros."""
     leaves, structure = jax.tree.flatten(stacked)
 
     def one(i, leaf):

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from clujax.soups.directions import Span
+from clujax.soups.soup import as_model
 
 LossFn = Callable[[PyTree, Any, PRNGKeyArray], tuple[Float[Array, ""], Any]]
 Constrain = Callable[[Float[Array, "b L"]], Float[Array, "b L"]]
@@ -35,6 +36,9 @@ def warmup_cosine(learning_rate: float, steps: int) -> optax.Schedule:
     return schedule
 
 
+adamw = functools.partial(optax.adamw, weight_decay=0.0)  # as the official command has it
+
+
 class BlockState(NamedTuple):
     """What a step changes: coefficients x [b, L], the optimizer's state, and the key."""
 
@@ -54,9 +58,7 @@ class Descent(NamedTuple):
         clip_norm: bound on the norm of the model's gradient before it is projected.
     """
 
-    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = functools.partial(
-        optax.adamw, weight_decay=0.0
-    )
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = adamw
     learning_rate: float = 0.01
     epochs: int = 5
     schedule: Callable[[float, int], optax.Schedule] = warmup_cosine
@@ -132,12 +134,6 @@ def held_out_loss(loss_fn: LossFn, dtypes: Sequence[Any]) -> Callable[[PyTree, I
         return float(np.average(np.asarray(jax.device_get(losses), np.float64), weights=rows))
 
     return mean
-
-
-def as_model(theta: PyTree, dtypes: Sequence[Any]) -> PyTree:
-    """The point in the dtypes of the pool's models."""
-    leaves, structure = jax.tree.flatten(theta)
-    return structure.unflatten([jnp.asarray(leaf).astype(kind) for leaf, kind in zip(leaves, dtypes, strict=True)])
 
 
 def rows_of(batch: Any) -> int:

@@ -7,46 +7,28 @@ block of all K models is HL-Soup(+).
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
-from clujax.errors import CheckpointError
-from clujax.geometry.mixing import Groups, wide_dtype
-from clujax.geometry.paths import named
-from clujax.soups import adapters, statistics
+from clujax.soups import adapters, resume, statistics
 from clujax.soups.batches import Batches, repeatable
-from clujax.soups.descent import Descent, LossFn, as_model, held_out_loss
-from clujax.soups.directions import Normalize, Span, block_directions, dense, mean_of, unit
+from clujax.soups.descent import Descent, LossFn, held_out_loss
+from clujax.soups.directions import Normalize, block_directions, dense, mean_of, unit
 from clujax.soups.groups import Rule, leaf, make_groups
+from clujax.soups.loading import Loader, drained
 from clujax.soups.pools import Pool, load_checked
 from clujax.soups.reference import Reference, moved, on_simplex, running
+from clujax.soups.soup import Soup, as_model, dtypes_of
 from clujax.training.checkpoint import Checkpoints
 from clujax.training.sharding import shard_batch
 
 POOL = "pool"  # the mesh axis over which the models of a block are divided
-
-
-class Soup(NamedTuple):
-    """One model made of K.
-
-    Attributes:
-        params: in the dtypes of the pool.
-        weights: mixing weights w [K, L]; every column sums to 1.
-        groups: which leaves column l is about.
-        history: a record per block, or per step of the method.
-    """
-
-    params: PyTree
-    weights: Float[np.ndarray, "K L"]
-    groups: Groups
-    history: list[dict]
 
 
 class NonFiniteBlockError(FloatingPointError):
@@ -91,7 +73,7 @@ def mehl(
     key: PRNGKeyArray,
     block_size: int | None = None,
     groups: Rule = leaf,
-    inner: Any = Descent(),
+    inner: Any = Descent(),  # noqa: B008  (a value)
     sweeps: int = 1,
     reference: Reference = running,
     normalize: Normalize = unit,
@@ -137,8 +119,8 @@ def mehl(
         callback: called with each block's record, after its checkpoint.
 
     Returns:
-        The soup; its history has per block: models, loss of every step, held-out loss before and after (where asked for by
-        `accept` or `patience`), whether it was kept, the range of its weights, seconds.
+        The soup; its history has per block: models, loss of every step, held-out loss before and after (where `accept` or
+        `patience` ask for it), whether it was kept, the range of its weights, seconds, bytes of live arrays.
 
     Raises:
         ValueError: as `load_checked` and `make_groups`; K < 2, b < 1, no batches, batches that end after one pass, a first
@@ -151,86 +133,69 @@ def mehl(
     if sweeps < 1:
         raise ValueError(f"sweeps is {sweeps}; expected at least 1.")
     if not extrapolate and not reference.moves:
+        raise ValueError("extrapolate=False needs a reference that moves with the soup: running or running_from_mean.")
+    blocks = [block for sweep in range(sweeps) for block in _blocks(order, jax.random.fold_in(key, sweep), count, size)]
+    if len(blocks[0]) == 1 and reference is running:
         raise ValueError(
-            "extrapolate=False needs a reference that moves with the soup; use running or running_from_mean."
-        )
-    if size == 1 and reference is running:
-        raise ValueError(
-            "block_size is 1: under `running` the first soup would be a single model with no direction to move along. "
+            "block_size is 1: under `running` the first soup would be one model, without a direction to move along. "
             "Use block_size of at least 2, or reference=running_from_mean or pool_mean."
         )
     groups = make_groups(pool.struct, groups, statistics.frozen(pool.struct, stats))
-    dtypes = tuple(each.dtype for each in jax.tree.leaves(pool.struct))
+    held = repeatable(batches, len(blocks) * getattr(inner, "epochs", 2))
+    held = held if mesh is None else [shard_batch(batch, mesh) for batch in held]
     closed = isinstance(pool, adapters.AdapterPool) and size == count
-    layout, rows = _layout(mesh, size)
-    held = repeatable(batches, sweeps * -(-count // size) * getattr(inner, "epochs", 2))
-    if mesh is not None:
-        held = [shard_batch(batch, mesh) for batch in held]
     span = adapters.span(pool, groups) if closed else dense(groups)
-    solve = inner.prepare(span, loss_fn, len(held), dtypes)
+    dtypes, layout, rows, put = dtypes_of(pool), *_placed(mesh, size)
+    solve, loss_of = inner.prepare(span, loss_fn, len(held), dtypes), held_out_loss(loss_fn, dtypes)
     judged = accept is not always or patience is not None
-    loss_of = held_out_loss(loss_fn, dtypes)
-    blocks = [block for sweep in range(sweeps) for block in _blocks(order, key, sweep, count, size)]
-    if len(blocks[0]) == 1 and reference is running:
-        raise ValueError("the first block has one model; use reference=running_from_mean or pool_mean.")
-    fixed = statistics.weights(stats, count)
     constants: dict[str, np.ndarray] = {}
-    load = lambda k: load_checked(pool, k, constants)
-    put = _putter(mesh)
 
-    def point(weights, models=None):
-        """The soup of some mixing weights by one streaming pass over the models that have any."""
+    def load(k):
+        return load_checked(pool, k, constants)
+
+    def point(weights, at_hand):
+        """The soup of these weights; models that are not at hand are streamed."""
         chosen = [k for k in range(count) if np.any(weights[k])]
-        held_models = dict(models or ())
-        found = (held_models[k] if k in held_models else load(k) for k in chosen)
-        return put(mean_of(found, weights[chosen].astype(np.float32), groups, pool.struct))
+        models = (at_hand[k] if k in at_hand else load(k) for k in chosen)
+        return put(mean_of(models, weights[chosen].astype(np.float32), groups, pool.struct))
 
-    start = np.zeros((count, len(groups.names)))
-    if stats is not None and groups.frozen:
-        start[:, groups.frozen[0]] = fixed
-    moving = [i for i in range(len(groups.names)) if i not in groups.frozen]
-    first = list(reference.first(count, blocks[0]))
-    start[np.ix_(first, moving)] = 1 / len(first)
-
-    state = _State(None, start.copy(), np.zeros_like(start), 0, [])
-    run_name = {"models": list(pool.names), "blocks": len(blocks), "size": size, "reference": reference.moves}
+    start = statistics.start_weights(groups, count, list(reference.first(count, blocks[0])), stats)
+    moving = [number for number in range(len(groups.names)) if number not in groups.frozen]
+    state = resume.Progress(None, start, np.zeros_like(start), 0, [])
+    run = {"models": list(pool.names), "order": blocks, "moves": reference.moves, "groups": list(groups.names)}
     if checkpoints is not None:
-        like = _arrays(jax.tree.map(lambda s: jnp.zeros(s.shape, wide_dtype(s.dtype)), pool.struct), start, start)
-        if (found := checkpoints.restore(like)) is not None:
-            state = _resumed(found, run_name, checkpoints)
-            state = state._replace(theta=put(state.theta))
-    source = _Loader(blocks[state.block :], load, prefetch and not closed)
-    origin_weights, origin = start, None
-    try:
+        state = resume.restore(checkpoints, state, pool.struct, run)
+        state = state._replace(theta=None if state.theta is None else put(state.theta))
+    origin, origin_weights, alive = None, start, state.block > 0
+
+    with Loader([] if closed else blocks[state.block :], load, prefetch) as source:
         for number in range(state.block, len(blocks)):
+            if patience is not None and _stale(state.history) >= patience:
+                break
             block, began = blocks[number], time.perf_counter()
             models = [] if closed else source.take()
             if state.theta is None:
-                state = state._replace(theta=point(start, zip(block, models)))
+                state = state._replace(theta=point(start, dict(zip(block, models))))
             if reference.moves:
                 origin, origin_weights = state.theta, state.weights
             elif origin is None:
-                origin = point(start) if number else state.theta
+                origin = point(start, {}) if number else state.theta
             if closed:
                 directions, scale = adapters.directions(pool, origin_weights, groups, normalize)
+                directions, scale = put(directions), put(scale)
             else:
-                padded = rows
-                stream = _drained(models)
                 directions, scale = block_directions(
-                    origin, stream, padded, groups, normalize, dtype=directions_dtype, layout=layout
+                    origin, drained(models), rows, groups, normalize, dtype=directions_dtype, layout=layout
                 )
             source.ahead()
             scales = np.asarray(scale, np.float64)[: len(block)]
-            if number == 0 and not scales.any() and len(blocks) == 1:
-                warnings.warn("all models of the pool are the same; the soup is that model", stacklevel=2)
-            alpha = np.zeros_like(start) if reference.moves else state.alpha
-            before = np.where(scales > 0, alpha[block], 0)
+            alive = alive or bool(scales.any())
+            before = np.where(scales > 0, 0 if reference.moves else state.alpha[block], 0)
             x0 = np.zeros(scale.shape)
             x0[: len(block)] = np.divide(before, scales, out=np.zeros_like(scales), where=scales > 0)
             center = state.theta
-            if before.any():
+            if before.any():  # the contribution of all other models, which need not be loaded
                 center = put(span.mix(center, directions, jnp.asarray(-x0, scale.dtype)))
-            constrain = None if extrapolate else _scaled(on_simplex(state.weights, block), scale, len(block))
             epochs: list[dict] = []
 
             def told(epoch, x, center=center, directions=directions, epochs=epochs):
@@ -238,49 +203,52 @@ def mehl(
                     epochs.append({"epoch": epoch} | evaluate(as_model(span.mix(center, directions, x), dtypes)))
 
             x, losses = solve(
-                center, directions, jnp.asarray(x0, scale.dtype), held, jax.random.fold_in(key, count + number),
-                constrain=constrain, told=told,
-            )  # fmt: skip
+                center,
+                directions,
+                jnp.asarray(x0, scale.dtype),
+                held,
+                jax.random.fold_in(key, 2**16 + number),
+                constrain=None if extrapolate else _on_scaled(on_simplex(state.weights, block), scale, len(block)),
+                told=told,
+            )
             live = sum(each.nbytes for each in jax.live_arrays())
             if not np.isfinite(losses).all() or not bool(jnp.isfinite(x).all()):
                 names = ", ".join(pool.names[k] for k in block)
                 raise NonFiniteBlockError(
-                    f"the loss was not finite in block {number} of {len(blocks)} (models {names}); the soup from before it is "
-                    "in this error's `soup`. Try a lower learning rate or clip_norm",
+                    f"the loss was not finite in block {number} of {len(blocks)} (models {names}); the soup from before it "
+                    "is in this error's `soup`. Try a lower learning rate or clip_norm",
                     Soup(as_model(state.theta, dtypes), state.weights, groups, state.history),
                 )
             theta = put(span.mix(center, directions, x))
             change = np.asarray(x, np.float64)[: len(block)] * scales - before
             weights = moved(state.weights, origin_weights, block, change)
-            record = {"block": number, "models": [int(k) for k in block], "losses": losses.tolist(), "accepted": True}
+            record = {"block": number, "models": list(block), "losses": losses.tolist(), "accepted": True}
             if judged:
                 was = state.history[-1]["after"] if state.history else loss_of(state.theta, held)
                 now = loss_of(theta, held)
                 record |= {"before": was, "after": now, "accepted": bool(accept(was, now))}
                 if not record["accepted"]:
                     theta, weights, change, record["after"] = state.theta, state.weights, 0 * change, was
-            if epochs:
-                record["epochs"] = epochs
-            alpha = alpha.copy()
+            alpha = state.alpha.copy()
             alpha[block] = before + change
-            low, high = weights[:, moving].min(), weights[:, moving].max()
-            record |= {"lowest": float(low), "highest": float(high), "live_bytes": live,
-                       "sum_error": float(np.abs(weights.sum(0) - 1).max()), "seconds": time.perf_counter() - began}  # fmt: skip
+            record |= {
+                "epochs": epochs,
+                "lowest": float(weights[:, moving].min()),
+                "highest": float(weights[:, moving].max()),
+                "sum_error": float(np.abs(weights.sum(0) - 1).max()),
+                "live_bytes": live,
+                "seconds": time.perf_counter() - began,
+            }
             del directions, center
-            state = _State(theta, weights, alpha, number + 1, [*state.history, record])
+            state = resume.Progress(theta, weights, alpha, number + 1, [*state.history, record])
             if checkpoints is not None:
-                checkpoints.save(
-                    state.block, _arrays(theta, weights, alpha), {"run": run_name, "history": state.history}
-                )
+                resume.save(checkpoints, state, run)
             if callback is not None:
                 callback(record)
-            if patience is not None and _stale(state.history) >= patience:
-                break
-    finally:
-        source.close()
+    if not alive:
+        warnings.warn("all models of the pool are the same; the soup is that model", stacklevel=2)
     params = as_model(state.theta, dtypes)
-    if stats is not None:
-        params = stats.finish(params)
+    params = params if stats is None else stats.finish(params)
     state.history[-1]["total_seconds"] = time.perf_counter() - begin
     return Soup(params, state.weights, groups, state.history)
 
@@ -302,68 +270,28 @@ def check_block(count: int, block_size: int | None) -> int:
     return min(block_size, count)
 
 
-class _State(NamedTuple):
-    theta: PyTree | None
-    weights: np.ndarray
-    alpha: np.ndarray
-    block: int
-    history: list[dict]
+def _blocks(order: Callable, key: PRNGKeyArray, count: int, size: int) -> list[list[int]]:
+    found = [int(k) for k in order(key, count)]
+    return [found[begin : begin + size] for begin in range(0, count, size)]
 
 
-def _arrays(theta: PyTree, weights: np.ndarray, alpha: np.ndarray) -> dict:
-    # As pairs of float32: jax has no float64 by default, and weights are kept in it.
-    return {"theta": theta, "weights": _halves(weights), "alpha": _halves(alpha)}
-
-
-def _halves(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values, np.float64).view(np.uint32)
-
-
-def _resumed(found: tuple, run: dict, checkpoints: Checkpoints) -> _State:
-    block, arrays, extra = found
-    if extra.get("run") != run:
-        raise CheckpointError(
-            f"the checkpoints in {checkpoints.directory} are of another soup ({extra.get('run')}); expected {run}. "
-            "Give another directory"
-        )
-    weights, alpha = (np.asarray(arrays[name]).view(np.float64) for name in ("weights", "alpha"))
-    return _State(arrays["theta"], weights, alpha, block, extra["history"])
-
-
-def _blocks(order: Callable, key: PRNGKeyArray, sweep: int, count: int, size: int) -> Iterator[list[int]]:
-    found = [int(k) for k in order(jax.random.fold_in(key, sweep), count)]
-    for begin in range(0, count, size):
-        yield found[begin : begin + size]
-
-
-def _layout(mesh: Mesh | None, size: int) -> tuple[NamedSharding | None, int]:
-    """Where the rows of a block lie, and how many there must be."""
-    if mesh is None or POOL not in mesh.axis_names:
-        return None, size
-    parts = mesh.shape[POOL]
-    return NamedSharding(mesh, PartitionSpec(POOL)), -(-size // parts) * parts
-
-
-def _putter(mesh: Mesh | None) -> Callable[[PyTree], PyTree]:
+def _placed(mesh: Mesh | None, size: int) -> tuple[NamedSharding | None, int, Callable[[PyTree], PyTree]]:
+    """Where the rows of a block lie, how many there must be, and how one model is put on all devices."""
     if mesh is None:
-        return lambda tree: tree
+        return None, size, lambda tree: tree
     whole = NamedSharding(mesh, PartitionSpec())
-    return lambda tree: jax.device_put(tree, whole)
+    parts = mesh.shape[POOL] if POOL in mesh.axis_names else 1
+    rows = NamedSharding(mesh, PartitionSpec(POOL if POOL in mesh.axis_names else None))
+    return rows, -(-size // parts) * parts, lambda tree: jax.device_put(tree, whole)
 
 
-def _drained(models: list) -> Iterator[PyTree]:
-    """The models in order, each let go when the next is asked for."""
-    while models:
-        yield models.pop(0)
-
-
-def _scaled(constrain: Callable, scale: Any, rows: int) -> Callable:
-    alive = scale[:rows] > 0
+def _on_scaled(constrain: Callable, scale: Any, rows: int) -> Callable:
+    """A constraint on mixing weights as one on the coefficients of scaled directions."""
+    alive, size = scale[:rows] > 0, jnp.where(scale[:rows] > 0, scale[:rows], 1)
 
     def on_x(x):
         y = constrain(x[:rows] * scale[:rows])
-        inside = jnp.where(alive, y / jnp.where(alive, scale[:rows], 1), 0.0)
-        return jnp.concatenate([inside, x[rows:]]).astype(x.dtype)
+        return jnp.concatenate([jnp.where(alive, y / size, 0.0), x[rows:]]).astype(x.dtype)
 
     return on_x
 
@@ -376,32 +304,3 @@ def _stale(history: list[dict]) -> int:
             break
         count += 1
     return count
-
-
-class _Loader:
-    """The models of each block in turn; the next block is read by a thread after `ahead`."""
-
-    def __init__(self, blocks: Sequence[Sequence[int]], load: Callable[[int], PyTree], background: bool):
-        self._blocks, self._load = iter(blocks), load
-        self._thread = ThreadPoolExecutor(1) if background else None
-        self._next = None
-        self._background = background
-
-    def take(self) -> list[PyTree]:
-        """The models of the next block."""
-        if self._next is not None:
-            waiting, self._next = self._next, None
-            return waiting.result()
-        return self._read(next(self._blocks))
-
-    def ahead(self) -> None:
-        """Begin to read the block after; called when no model of this one is held any more."""
-        if self._background and (block := next(self._blocks, None)) is not None:
-            self._next = self._thread.submit(self._read, block)
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _read(self, block: Sequence[int]) -> list[PyTree]:
-        return [self._load(k) for k in block]

@@ -1,7 +1,7 @@
 """Pools: K models of one form that are loaded one at a time, each with a name and a hash of its content."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax

@@ -1,11 +1,12 @@
 """What becomes of BatchNorm's running statistics in a soup: they are no weights, and must not be learned as such."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, PyTree
 
+from clujax.geometry.mixing import Groups
 from clujax.geometry.paths import named, shown
 
 COLLECTIONS = {"batch_stats", "running_mean", "running_var"}
@@ -60,6 +61,10 @@ def frozen(struct: PyTree, policy: Policy | None) -> Callable[[str], bool]:
     return lambda name: name in found
 
 
-def weights(policy: Policy | None, count: int) -> Float[np.ndarray, " K"]:
-    """The policy's mixing weights; uniform where there are no statistics."""
-    return np.full(count, 1 / count) if policy is None else np.asarray(policy.weights(count), float)
+def start_weights(groups: Groups, count: int, chosen: Sequence[int], policy: Policy | None) -> Float[np.ndarray, "K L"]:
+    """Uniform mixing weights of the chosen models; those of the statistics by the policy."""
+    found = np.zeros((count, len(groups.names)))
+    found[list(chosen)] = 1 / len(chosen)
+    for number in groups.frozen:
+        found[:, number] = policy.weights(count)
+    return found
