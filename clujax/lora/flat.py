@@ -4,6 +4,7 @@ min over A, B of E_ε L(W + s·a·b + ε), with ε of deviation σ/√n · ‖W'
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -180,8 +181,7 @@ def scan_layers(
     count = jax.tree.leaves(base)[0].shape[0]
     known = jax.vmap(lambda layer: sq_norms(layer, spec))(base) if known is None else known
 
-    # dots_saveable keeps what the layer's own products give, and neither noise nor merged kernels.
-    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
+    @functools.partial(jax.checkpoint, policy=_products_of_activations(spec), prevent_cse=False)
     def layer(carry: Any, at: tuple) -> Any:
         here, added, norms, index = at
         drawn = jax.random.fold_in(key, index)
@@ -189,3 +189,19 @@ def scan_layers(
 
     scanned = (base, adapters, known, jnp.arange(count))
     return jax.lax.scan(lambda c, at: (layer(c, at), None), carry, scanned)[0]
+
+
+def _products_of_activations(spec: Spec) -> Callable[..., bool]:
+    """What a layer keeps for its way back: its own products, but neither noise nor a·b, which is as large as a kernel."""
+    sizes = {(entry.rank, math.prod(entry.shape)) for entry in spec}
+
+    def saveable(primitive: Any, *operands: Any, **params: Any) -> bool:
+        if primitive.name != "dot_general":
+            return False
+        (contracted, _), (batch, _) = params["dimension_numbers"]
+        left, right = operands[:2]
+        inside = math.prod(left.shape[i] for i in contracted)
+        result = left.size * right.size // (inside**2 * math.prod(left.shape[i] for i in batch))
+        return (inside, result) not in sizes
+
+    return saveable

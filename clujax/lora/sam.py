@@ -22,7 +22,9 @@ def lora_sam(optimizer: optax.GradientTransformation, rho: float) -> optax.Gradi
     Source: Foret et al. 2021; Li et al. 2025, eq. 2.
     """
     _check(rho)
-    ascent = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
+    # optax.contrib.normalize divides by the norm as it is: at a gradient of zero the adapters would become NaN.
+    unit = lambda slope, params: jax.tree.map(lambda g: g / (optax.tree.norm(slope) + 1e-12), slope)
+    ascent = optax.chain(optax.stateless(unit), optax.sgd(rho))
     return optax.contrib.sam(optimizer, ascent, opaque_mode=True, reset_state=False)
 
 
