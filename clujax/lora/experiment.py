@@ -5,7 +5,6 @@ import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 from rich.progress import Progress, TimeElapsedColumn
 
 from clujax import configuration, data, geometry, training
+from clujax.adaptation.predictions import accuracy, predict
 from clujax.adaptation.settings import lookup
 from clujax.errors import ConfigError
 from clujax.lora import adapters as lora
@@ -24,7 +24,7 @@ from clujax.lora import results
 from clujax.lora.rules import build_spec
 from clujax.lora.settings import TASKS, Variant, optimizer, variant
 from clujax.lora.steps import init_state
-from clujax.lora.tasks import Columns, Subject, Task, loss_of
+from clujax.lora.tasks import Task, loss_of
 
 
 def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
@@ -84,10 +84,10 @@ def cell(
     adapters, base = lora.init(key, task.base, spec)
     state = init_state(adapters, step.optimizer, jax.random.fold_in(key, 1))
     batch_at = data.resident(task.train, adapt.batch_size, jax.random.fold_in(key, 2))
-    memory = step.jitted.lower(state, base, batch_at(0)).compile().memory_analysis()
+    compiled = step.jitted.lower(state, base, batch_at(0)).compile()
     with training.Checkpoints(place / "checkpoints", keep=1) as checkpoints:
         state, history = training.fit(
-            lambda state, batch: step(state, base, batch), state, batch_at, steps, checkpoints=checkpoints,
+            lambda state, batch: compiled(state, base, batch), state, batch_at, steps, checkpoints=checkpoints,
             checkpoint_every=adapt.checkpoint_every, log_every=max(1, steps // 50), progress=progress,
             description=row.label,
         )  # fmt: skip
@@ -101,7 +101,7 @@ def cell(
         "history": [{"step": each["step"], "loss": each["loss"]} for each in history.records],
         "steps": steps,
         "step_seconds": history.run_seconds / steps,
-        "temp_bytes": memory.temp_size_in_bytes,
+        "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
         "trained": int(sum(leaf.size for leaf in jax.tree.leaves(state.adapters))),
     }
 
@@ -112,58 +112,25 @@ def measure(
     """Losses and accuracies of all rows, sharpness on training rows, and loss slices along random directions."""
     values = {}
     for name, columns in {"train": task.train, **task.tests}.items():
-        nll, right = evaluate(task, params, columns)
-        values |= {f"{name}/nll": nll, f"{name}/accuracy": 100 * right}
+        logits = predict(task.classifier, params, {}, columns["x"], batch_size=250)
+        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, columns["y"])
+        values |= {f"{name}/nll": float(jnp.mean(each)), f"{name}/accuracy": accuracy(logits, columns["y"])}
     few = {name: jnp.asarray(column[: config.measure.rows]) for name, column in task.train.items()}
-    clean = jax.jit(lambda p: loss_of_rows(task, p, few))
-    scale = geometry.filter_wise(layouts)
-    for tau in config.measure.taus:
-        values[f"sharpness {tau:g}"] = float(
-            jax.jit(lambda p, t: geometry.sharpness(lambda q: loss_of_rows(task, q, few), p, key, t, scale,
-                                                    num_samples=config.measure.draws))(params, tau)
-        )  # fmt: skip
+
+    def loss(params: PyTree) -> Array:
+        logits, _ = task.classifier.apply(params, {}, few["x"])
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, few["y"]).mean()
+
+    scale, draws = geometry.filter_wise(layouts), config.measure.draws
+    sharpness = jax.jit(lambda p, tau: geometry.sharpness(loss, p, key, tau, scale, num_samples=draws))
+    values |= {f"sharpness {tau:g}": float(sharpness(params, tau)) for tau in config.measure.taus}
     offsets = jnp.linspace(-1, 1, config.measure.points) * config.measure.span
-    directions = tuple(geometry.random_direction(params, jax.random.key(i), layouts) for i in (1, 2))
-    line = np.array([clean(_moved(params, directions[0], t)) for t in offsets])
-    plane = np.array([[clean(_moved(_moved(params, directions[0], s), directions[1], t)) for t in offsets]
-                      for s in offsets]) if config.measure.plane else np.zeros((0, 0))  # fmt: skip
-    return values, {"offsets": np.asarray(offsets), "line": line, "plane": plane}
-
-
-def loss_of_rows(task: Task, params: PyTree, columns: Columns) -> Array:
-    """Mean cross-entropy in eval mode."""
-    logits, _ = task.classifier.apply(params, {}, columns["x"])
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, columns["y"]).mean()
-
-
-def evaluate(task: Task, params: PyTree, columns: Columns, batch_size: int = 250) -> tuple[float, float]:
-    """Mean negative log-likelihood in nats and share of rows that are right."""
-    step = _evaluated(task.classifier.apply)
-    total = np.zeros(2)
-    for batch in data.padded(columns, min(batch_size, len(columns["y"]))):
-        total += np.array(step(params, batch))
-    return tuple(float(each) for each in total / len(columns["y"]))
-
-
-_PROGRAMS: dict[Callable, Callable] = {}
-
-
-def _evaluated(apply: Callable) -> Callable:
-    """One compiled evaluation for each network."""
-    if apply not in _PROGRAMS:
-
-        def step(params: PyTree, batch: Columns) -> tuple[Array, Array]:
-            logits, _ = apply(params, {}, batch["x"])
-            nll = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-            right = (logits.argmax(-1) == batch["y"]).astype(jnp.float32)
-            return jnp.sum(nll * batch["weight"]), jnp.sum(right * batch["weight"])
-
-        _PROGRAMS[apply] = jax.jit(step)
-    return _PROGRAMS[apply]
-
-
-def _moved(params: PyTree, direction: PyTree, t: Array) -> PyTree:
-    return jax.tree.map(lambda p, d: p + t * d, params, direction)
+    first, second = (geometry.random_direction(params, jax.random.key(i), layouts) for i in (1, 2))
+    curves = {"offsets": np.asarray(offsets)}
+    curves["line"] = np.asarray(jax.jit(lambda p: geometry.slice_1d(loss, p, first, offsets))(params))
+    if config.measure.plane:
+        curves["plane"] = np.asarray(jax.jit(lambda p: geometry.slice_2d(loss, p, (first, second), offsets))(params))
+    return values, curves
 
 
 def _check(config: ConfigDict) -> None:
@@ -172,6 +139,3 @@ def _check(config: ConfigDict) -> None:
     for name in ("epochs", "batch_size", "learning_rate", "rank"):
         if not config.adapt[name] > 0:
             raise ConfigError(f"adapt.{name} is {config.adapt[name]}; expected a number above 0.")
-
-
-__all__ = ["Subject", "cell", "evaluate", "measure", "run"]

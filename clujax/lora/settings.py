@@ -19,7 +19,8 @@ from clujax.transforms import cosine_increase
 TASKS = {"images": images, "texts": texts}
 SAMPLERS = {"normal": normal, "rademacher": rademacher, "uniform": uniform}
 SCALINGS = {"standard": standard, "rank_stabilized": rank_stabilized}
-INITS = {name: getattr(initializations, name) for name in ("kaiming", "gaussian", "he")}
+INITS = {name: getattr(initializations, name) for name in ("kaiming", "gaussian", "he", "olora")}
+INITS["pissa"] = initializations.pissa()
 EXTRAS = {"elementwise": elementwise(), "vector_norm": together(vector_norm(), elementwise())}
 ALLOWED = ("objective", "rank", "alpha", "scaling", "init", "magnitude", "sigma", "rho", "sampler", "extra", "label")
 

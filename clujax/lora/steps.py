@@ -1,5 +1,6 @@
 """One optimizer step of adapters beside a frozen base: plain LoRA, Flat-LoRA, and what composes with them."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -106,6 +107,9 @@ def make_step(
     Raises:
       ValueError: a setting out of range; at the first call, a batch that does not divide or a loss that is no scalar.
 
+    Warns:
+      UserWarning: one draw for all devices of a mesh, and a key whose bits depend on the mesh.
+
     Cost: `accumulate` · `num_samples` gradients of a micro-batch (twice with λ < 1), with a random number a perturbed weight
     for each.
     Source: Li et al. 2025, section 3.3.
@@ -208,10 +212,26 @@ def make_step(
     jitted = jax.jit(call, donate_argnums=(0,) if donate else ())
 
     def step(state: LoraState, base: PyTree, batch: Any) -> tuple[LoraState, dict]:
+        if not silent and noise.axis is None:
+            _warn_of_key(state.key, (base, batch))
         return jitted(state, base, batch)
 
     step.jitted, step.call, step.optimizer = jitted, call, optimizer
     return step
+
+
+def _warn_of_key(key: PRNGKeyArray, arrays: PyTree) -> None:
+    """Say so when common noise would depend on how arrays lie on a mesh."""
+    kind = str(jax.random.key_impl(key))
+    if "threefry" in kind and jax.config.jax_threefry_partitionable:
+        return
+    spread = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(arrays))
+    if any(place is not None and len(place.device_set) > 1 for place in spread):
+        warnings.warn(
+            f"the noise of one draw a step comes from a key of kind {kind}, whose bits depend on the mesh; for the same "
+            "noise under any sharding use jax.random.key(seed, impl='threefry2x32') with jax_threefry_partitionable",
+            stacklevel=3,
+        )
 
 
 def _mean(found: list) -> Any:
@@ -227,7 +247,8 @@ def _split(leaf: Array, parts: int) -> Array:
         raise ValueError(
             f"the batch has {leaf.shape[0]} rows, which do not divide into accumulate={parts} micro-batches."
         )
-    return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
+    # Part j takes the rows j, j + parts, ...: every device has rows in every part, and none changes its place.
+    return leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]).swapaxes(0, 1)
 
 
 def _check(**counts: int) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from clujax.reports import figures, html, regression
+from clujax.reports import figures, html
 from clujax.reports.results import Run, read
+from clujax.reports.systems import system_of
 
 
 def build(run: Run | str | pathlib.Path) -> pathlib.Path:
@@ -31,8 +32,8 @@ def build(run: Run | str | pathlib.Path) -> pathlib.Path:
         _saved(folder, f"{i}_", figures.draw(run.result, request, run.evidence[i]))
         for i, request in enumerate(run.result["requests"])
     ]
-    if "regression" in run.result:
-        pictures.append(_saved(folder, "", regression.draw(run)))
+    if (system := system_of(run.result)) is not None:
+        pictures.append(_saved(folder, "", system.draw(run)))
     page = run.path / "report.html"
     replace(page, html.page(run, pictures).encode())
     return page

@@ -11,6 +11,7 @@ from clujax.reports.captions import caption
 from clujax.reports.figures import DPI, WIDTH
 from clujax.reports.results import Run
 from clujax.reports.style import CSS
+from clujax.reports.systems import system_of
 from clujax.reports.tables import Cell, Grid, grid, legend, starred
 from clujax.reports.verdict import verdict
 
@@ -28,10 +29,8 @@ def page(run: Run, pictures: Sequence[Mapping[str, bytes]]) -> str:
     sections = []
     for i, request in enumerate(result["requests"]):
         sections.append(_request(run, request, pictures[i] if i < len(pictures) else {}))
-    if "regression" in result:
-        from clujax.reports import regression  # which builds on this file
-
-        sections.append(regression.section(run, pictures[-1] if pictures else {}))
+    if (system := system_of(result)) is not None:
+        sections.append(system.section(run, pictures[-1] if pictures else {}))
     title, when = escape(result["title"]), escape(str(result.get("created", ""))[:16].replace("T", " "))
     summary = f"<p>{escape(result['summary'])}</p>" if result.get("summary") else ""
     verdicts = "".join(

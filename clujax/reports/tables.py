@@ -11,6 +11,7 @@ from rich.text import Text
 from clujax.reports import compare, wording
 from clujax.reports.results import Run, distance, focus, number
 from clujax.reports.results import title as heading
+from clujax.reports.systems import system_of
 
 _ARROWS = {"lower": "↓", "higher": "↑", "closer to retrain": "→"}
 
@@ -56,9 +57,7 @@ def grids(runs: Sequence[Run], *, full: bool = False) -> list[Grid]:
     for run in runs:
         for request in run.result["requests"]:
             named.setdefault(request["name"], []).append((run, request))
-    from clujax.reports import regression  # which builds on this file
-
-    others = [regression.grid(run) for run in runs if "regression" in run.result]
+    others = [system.grid(run) for run in runs if (system := system_of(run.result)) is not None]
     return [grid(entries, full=full) for entries in named.values()] + others
 
 

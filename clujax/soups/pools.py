@@ -28,7 +28,6 @@ class Identity(NamedTuple):
 
 
 @runtime_checkable
-@runtime_checkable
 class Pool(Protocol):
     """K models with the same leaves; nothing is read before it is asked for.
 

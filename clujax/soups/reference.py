@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Float
 
 
@@ -50,10 +53,6 @@ def on_simplex(weights: Float[np.ndarray, "K L"], block: Sequence[int]) -> Calla
     Projected are the block's weights together with the sum of all others, which keep their proportions
     (`optax.projections.projection_simplex` per group).
     """
-    import jax
-    import jax.numpy as jnp
-    import optax
-
     inside = jnp.asarray(weights[list(block)], jnp.float32)
     others = 1 - inside.sum(0)
     project = jax.vmap(optax.projections.projection_simplex, 1, 1)

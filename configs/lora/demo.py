@@ -56,7 +56,5 @@ def get_config() -> ConfigDict:
         }
     )
     config.compare = ("lora", "flat", "flat_more", "lora_sam", "merged_sam")
-    config.measure = ConfigDict(
-        {"rows": 300, "taus": (0.1, 0.2), "draws": 8, "points": 15, "span": 1.0, "plane": False}
-    )
+    config.measure = ConfigDict({"rows": 300, "taus": (0.1, 0.2), "draws": 8, "points": 15, "span": 1.0, "plane": True})
     return config

@@ -1,5 +1,7 @@
 """Noise on merged kernels: deviation of eq. 7, identities V1 to V16 of a step, and what a step may not do to the base."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -346,6 +348,24 @@ def test_eight_devices_and_noise_of_each_shard():
 def loss_fn_at(adapters, there, key, row):
     part = jax.tree.map(lambda leaf: leaf[row : row + 1], BATCH)
     return jax.grad(lambda a: loss_fn(lora.perturbed(there, a, SPEC, key, 0.4), part, KEY)[0])(adapters)
+
+
+def test_micro_batches_leave_rows_where_they_are_and_another_kind_of_key_is_told():
+    (adapters, there), tx = trained(), optax.sgd(0.02)
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = jax.tree.map(lambda x: jnp.concatenate([x, x]), BATCH)
+    rows = jax.device_put(rows, NamedSharding(mesh, P("data")))
+    step = lora.make_step(loss_fn, SPEC, tx, 0.4, accumulate=2, donate=False)
+    state = lora.init_state(adapters, tx, KEY)
+    text = step.jitted.lower(state, there, rows).compile().as_text()
+    assert "collective-permute" not in text
+    assert "all-to-all" not in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(state, there, rows)
+        step(lora.init_state(adapters, tx, jax.random.key(0, impl="rbg")), there, BATCH)
+    with pytest.warns(UserWarning, match="rbg"):
+        step(lora.init_state(adapters, tx, jax.random.key(0, impl="rbg")), there, rows)
 
 
 def test_seeds_and_strengths_in_one_program():
