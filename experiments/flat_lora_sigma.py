@@ -143,12 +143,22 @@ def rms_std(kernel, adapter, entry, known=None):
     return jnp.full((1,) * len(entry.shape), jnp.sqrt(jnp.mean(jnp.square(kernel))))
 
 
+def factor_sam(spec, rho):
+    """A step of SAM on the factors."""
+    return lora.make_step(loss_fn, spec, lora.lora_sam(optimizer(), rho))
+
+
+def merged_sam(spec, rho):
+    """A step of SAM on the merged kernels."""
+    return lora.make_merged_sam_step(loss_fn, spec, optimizer(), rho)
+
+
 VARIANTS = {  # label: (how a step is made, strengths, options of the rule)
     "isotropic noise": (flat(deviation=rms_std), (0.1, 0.3), {}),
     "Rademacher noise": (flat(geometry.rademacher), (0.1, 0.3), {}),
     "noise on all parameters": (flat(extra=geometry.elementwise()), (0.1, 0.3), {}),
-    "LoRA-SAM, ρ =": (lambda spec, rho: lora.make_step(loss_fn, spec, lora.lora_sam(optimizer(), rho)), (0.003, 0.05, 0.2), {}),
-    "SAM on merged kernels, ρ =": (lambda spec, rho: lora.make_merged_sam_step(loss_fn, spec, optimizer(), rho), (0.05, 0.2, 0.5), {}),
+    "LoRA-SAM, ρ =": (factor_sam, (0.003, 0.05, 0.2), {}),
+    "SAM on merged kernels, ρ =": (merged_sam, (0.05, 0.2, 0.5), {}),
     "DoRA": (flat(), (0.0, 0.3), {"magnitude": True}),
     "rsLoRA": (flat(), (0.0, 0.3), {"scaling": lora.rank_stabilized}),
     "PiSSA": (flat(), (0.0, 0.3), {"init": lora.pissa()}),
@@ -174,7 +184,14 @@ def main():
     print(f"bases on moved test pictures: {start.mean():.1f} %  ({time.perf_counter() - begin:.0f} s)", flush=True)
 
     def sweep(step_for, strengths, **rule):
-        spec = lora.build_spec(bases[0], [lora.LoraRule("kernel", **({"rank": 8, "alpha": 16.0} | rule))])
+        rule = {"rank": 8, "alpha": 16.0} | rule
+        # A head of ten outputs has room for rank 10; the scale is that of the other kernels.
+        scaling, most = rule.pop("scaling", lora.standard), rule.pop("rank")
+        head = lambda alpha, _: scaling(alpha, most)
+        spec = lora.build_spec(bases[0], [
+            lora.LoraRule("layers.*kernel", rank=most, scaling=scaling, **rule),
+            lora.LoraRule("^head/kernel", rank=min(most, 10), scaling=head, **rule),
+        ])  # fmt: skip
 
         def cell(base, few, key, sigma):
             params = adapt(spec, base, few, jax.random.fold_in(key, 7), step_for, sigma)

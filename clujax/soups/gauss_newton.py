@@ -32,7 +32,7 @@ class GaussNewton(NamedTuple):
     chunk: int = 32
     tries: int = 6
 
-    def prepare(self, span: Span, loss_fn: Objective, steps: int, dtypes: Sequence[Any]) -> Callable:
+    def prepare(self, span: Span, loss_fn: Any, steps: int, dtypes: Sequence[Any]) -> Callable:
         """As `Descent.prepare`; the loss must be an `Objective`, whose outputs can be linearised."""
         if not isinstance(loss_fn, Objective):
             raise ValueError(f"GaussNewton needs the outputs of the model: give an Objective, not {loss_fn!r:.80}.")

@@ -235,3 +235,63 @@ def test_products_of_factors_against_dense_matrices(shape, layout):
     )
     np.testing.assert_array_equal(lowrank.from_matrix(lowrank.to_matrix(kernel, layout), shape, layout), kernel)
     assert geometry.filter_std(kernel, layout).ndim == len(shape)
+
+
+def test_factored_forward_of_convolutions_and_of_a_scanned_stack():
+    base = tree()
+    spec = lora.build_spec(base, [lora.LoraRule("conv/kernel", 2), lora.LoraRule("stack/", 2, layout=STACK)])
+    adapters = moved(lora.init(KEY, base, spec)[0])
+    pictures, rows = jax.random.normal(KEY, (2, 5, 5, 4)), jax.random.normal(KEY, (3, 9))
+
+    def apply(params, pictures, rows):
+        seen = jax.lax.conv_general_dilated(
+            pictures, params["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        layer = lambda h, kernel: (jnp.pad(jnp.tanh(h @ kernel), ((0, 0), (0, 1))), None)
+        return jnp.sum(jnp.sin(seen)) + jnp.sum(jax.lax.scan(layer, rows, params["stack"]["kernel"])[0])
+
+    loss = lambda make: jax.jit(jax.value_and_grad(lambda a: make(apply, spec)(base, a, pictures, rows)))(adapters)
+    near, far = loss(lora.factored), loss(lora.lorafy)
+    np.testing.assert_allclose(near[0], far[0], rtol=1e-5)
+    close(near[1], far[1], 1e-3)
+
+
+def test_factored_forward_forms_nothing_of_the_kernels_size():
+    base = {"kernel": jnp.ones((40, 50))}
+    spec = lora.build_spec(base, [lora.LoraRule("kernel", 2)])
+    adapters = lora.init(KEY, base, spec)[0]
+    x = jnp.ones((7, 40))
+    made = lambda make: {
+        tuple(out.aval.shape)
+        for eqn in jax.make_jaxpr(jax.grad(
+            lambda a: jnp.sum(jnp.sin(make(lambda p, x: x @ p["kernel"], spec)(base, a, x)))
+        ))(adapters).jaxpr.eqns
+        for out in eqn.outvars
+    }  # fmt: skip
+    assert (40, 50) in made(lora.lorafy)
+    assert not {(40, 50), (50, 40)} & made(lora.factored)
+
+
+def test_dropout_acts_on_the_adapters_input_alone():
+    base = {"kernel": jnp.zeros((200, 3))}
+    spec = lora.build_spec(base, [lora.LoraRule("kernel", 1, alpha=1.0, dropout=0.5)])
+    adapters = {"kernel": {"a": jnp.ones((200, 1)), "b": jnp.ones((1, 3))}}
+    f, x = lora.factored(lambda p, x: x @ p["kernel"], spec), jnp.ones((400, 200))
+    np.testing.assert_allclose(f(base, adapters, x), 200.0, rtol=1e-6)
+    noisy = f(base, adapters, x, dropout_key=KEY)
+    np.testing.assert_allclose(jnp.mean(noisy), 200.0, rtol=0.02)
+    np.testing.assert_allclose(jnp.std(noisy[:, 0]), np.sqrt(200), rtol=0.15)
+    one = lora.build_spec(base, [lora.LoraRule("kernel", 1, alpha=1.0)])
+    np.testing.assert_allclose(
+        lora.factored(lambda p, x: x @ p["kernel"], one)(base, adapters, x, dropout_key=KEY), 200.0
+    )
+
+
+def test_rounding_at_random_keeps_small_steps_on_average():
+    base = {"kernel": jnp.ones((30, 30), jnp.bfloat16)}
+    spec = lora.build_spec(base, [lora.LoraRule("kernel", 1, alpha=1.0)])
+    adapters = {"kernel": {"a": jnp.full((30, 1), 1e-3), "b": jnp.ones((1, 30))}}
+    np.testing.assert_array_equal(lora.merge(base, adapters, spec)["kernel"], 1.0)  # a cast loses the step
+    keys = jax.random.split(KEY, 50)
+    found = [lora.merge_stochastically(key, base, adapters, spec)["kernel"].astype(jnp.float32).mean() for key in keys]
+    np.testing.assert_allclose(np.mean(found), 1.001, atol=1e-4)
