@@ -1,6 +1,7 @@
 """Eight virtual devices, the persistent compilation cache, and markers shared by all tests."""
 
 import functools
+import gc
 import os
 import pathlib
 
@@ -37,6 +38,20 @@ def missing_data(name):
     except DataNotFoundError as error:
         return str(error)
     return ""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Let go of compiled programs before a worker has more than Linux lets it map.
+
+    Each program of the CPU backend takes some of the 65,530 maps of a process (vm.max_map_count); beyond them LLVM dies with
+    a segmentation fault. A worker of this suite would need more.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def make_merged_sam_step(
     def step(state: LoraState, base: PyTree, batch: Any) -> tuple[LoraState, dict]:
         return jitted(state, base, batch)
 
-    step.jitted, step.optimizer = jitted, optimizer
+    step.jitted, step.call, step.optimizer = jitted, call, optimizer
     return step
 
 
