@@ -58,7 +58,8 @@ def test_ranges_of_drawn_factors():
     base = {"kernel": jnp.ones((400, 50))}
     for init, bound in ((lora.kaiming, 1 / 20), (lora.he, np.sqrt(6) / 20)):
         a = lora.init(KEY, base, lora.build_spec(base, [lora.LoraRule("kernel", 8, init=init)]))[0]["kernel"]["a"]
-        assert bound * 0.98 < np.abs(a).max() <= bound
+        assert bound * 0.98 < a.max() <= bound
+        assert -bound <= a.min() < -bound * 0.98
     a = lora.init(KEY, base, lora.build_spec(base, [lora.LoraRule("kernel", 8, init=lora.gaussian)]))[0]["kernel"]["a"]
     np.testing.assert_allclose(np.std(a), 1 / 8, rtol=0.1)
 
@@ -113,9 +114,12 @@ def test_lora_plus_is_a_larger_rate_for_b():
     adapters = lora.init(KEY, base, spec)[0]
     tx = lora.lora_plus(optax.sgd, 0.1, ratio=16.0)
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, adapters), tx.init(adapters), adapters)
-    for parts in updates.values():
+    falling = lora.lora_plus(optax.sgd, lambda step: 0.1 / (step + 1), ratio=4.0)
+    slower, _ = falling.update(jax.tree.map(jnp.ones_like, adapters), falling.init(adapters), adapters)
+    for parts, others in zip(updates.values(), slower.values()):
         np.testing.assert_allclose(parts["a"], -0.1, rtol=1e-6)
         np.testing.assert_allclose(parts["b"], -1.6, rtol=1e-6)
+        np.testing.assert_allclose(others["b"], -0.4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("magnitude", [False, True])

@@ -286,3 +286,15 @@ def test_what_is_refused(tmp_path):
         soups.check_apart(BATCHES, BATCHES)
     with pytest.raises(ValueError, match="Objective"):
         soups.mehl(MemoryPool(good), lambda p, b, k: (0.0, {}), BATCHES, key=KEY, inner=soups.GaussNewton())
+
+
+def test_coefficients_of_the_papers_form_persist_and_can_be_decayed():
+    """Decay pulls α, not its last change, to 0: after many sweeps the soup still lies nearer to the mean of the pool."""
+
+    def decayed(rate):
+        tx = lambda schedule: optax.chain(optax.add_decayed_weights(rate), optax.sgd(schedule))
+        inner = steps(optimizer=tx, learning_rate=0.3, epochs=4)
+        found = learn(MemoryPool(models()), inner=inner, reference=soups.pool_mean, normalize=soups.raw, sweeps=15)
+        return np.linalg.norm(found.weights - 0.25)
+
+    assert decayed(1.0) < 0.5 * decayed(0.0)

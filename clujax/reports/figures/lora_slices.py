@@ -38,7 +38,7 @@ def lora_planes(
     figure = Figure(figsize=(3.1 * len(chosen) + 0.8, 3.5), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(chosen), sharex=True, sharey=True))
     planes = [evidence[f"{method['key']}/plane"] for method in chosen]
-    high = float(np.quantile(np.concatenate([plane.ravel() for plane in planes]), 0.98))
+    high = float(f"{np.quantile(np.concatenate([plane.ravel() for plane in planes]), 0.98):.1g}") or 1.0
     for axes, method, plane in zip(panels, chosen, planes):
         offsets = evidence[f"{method['key']}/offsets"]
         levels = np.linspace(0, high, 13)
@@ -48,6 +48,6 @@ def lora_planes(
         axes.set_aspect("equal")
         axes.set_xlabel("first direction")
     panels[0].set_ylabel("second direction")
-    figure.colorbar(picture, ax=list(panels), shrink=0.85).set_label("training loss, nats")
+    figure.colorbar(picture, ax=list(panels), shrink=0.85, format="%.3g").set_label("training loss, nats")
     look.title(figure, f"Loss over two random directions of the merged weights ({seeds})")
     return figure
