@@ -1,0 +1,186 @@
+"""What working in weight space costs: Flat-LoRA beside LoRA, and soups learned by blocks beside soups learned whole.
+
+Run: python benchmarks/weight_space.py
+"""
+
+import argparse
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from timing import interleaved, table
+
+from clujax import geometry, lora, models, soups
+from clujax.soups.descent import BlockState, make_block_step
+from clujax.soups.directions import block_directions, dense, unit
+from clujax.soups.learned import LearnedState, make_learned_step, softmax, stack
+
+WIDTHS, ROWS = (1024, 1024), 256
+
+
+def lora_steps():
+    """A step on 1.8 million adapted weights: LoRA, the same with noise of zeros, and with three kinds of noise."""
+    net = models.mlp(10, widths=WIDTHS)
+    batch = {"x": jnp.ones((ROWS, 784)), "y": jnp.zeros(ROWS, jnp.int32)}
+    params, _ = net.init(jax.random.key(0), batch["x"][:1])
+    spec = lora.build_spec(params, [lora.LoraRule("kernel", 8)])
+    adapters, base = lora.init(jax.random.key(1), params, spec)
+    tx = optax.adamw(1e-3)
+    logits = lambda p, x: net.apply(p, {}, x)[0]
+    cross = optax.losses.softmax_cross_entropy_with_integer_labels
+    loss = lambda p, batch, key: (cross(logits(p, batch["x"]), batch["y"]).mean(), {})
+    zeros = lambda key, shape, dtype=jnp.float32: jnp.zeros(shape, dtype)
+    kinds = {"normal": geometry.normal, "rademacher": geometry.rademacher, "uniform": geometry.uniform}
+    steps = {"LoRA": lora.make_step(loss, spec, tx, donate=False)}
+    for name, sampler in {"no random numbers": zeros, **kinds}.items():
+        steps[f"Flat-LoRA, {name}"] = lora.make_step(loss, spec, tx, 0.1, sampler=sampler, donate=False)
+    state = lora.init_state(adapters, tx, jax.random.key(2))
+    run = {
+        name: lambda s=step: jax.block_until_ready(s(state, base, batch)[0].adapters) for name, step in steps.items()
+    }
+    for name, sampler in kinds.items():
+        draw = jax.jit(lambda key, sampler=sampler: [sampler(key, entry.shape, jnp.float32) for entry in spec])
+        run[f"the numbers alone, {name}"] = lambda d=draw: jax.block_until_ready(d(jax.random.key(3)))
+    found = interleaved(run, repeats=15)
+    count = sum(np.prod(entry.shape) for entry in spec)
+    rows = [(name, "LoRA", seconds, found["LoRA"], "") for name, seconds in found.items()]
+    text = table(f"One step, {count:,} adapted weights, {ROWS} rows", rows)
+    return text + f"\n{1e9 * found['the numbers alone, normal'] / count:.0f} ns a normal number.\n"
+
+
+def lora_memory():
+    """Temporaries of a gradient through a scanned stack over plain LoRA, in kernels of one layer."""
+    width, rank = 512, 8
+    spec = lora.build_spec({"kernel": jnp.zeros((width, width))}, [lora.LoraRule("kernel", rank)])
+    scale, shape = spec["kernel"].scale, jax.ShapeDtypeStruct
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def plain(adapters, base, x, key):
+        def layer(h, at):
+            kernel, pair = at[0]["kernel"], at[1]["kernel"]
+            return jnp.tanh(h @ kernel + scale * (h @ pair["a"]) @ pair["b"]), None
+
+        return jnp.mean(jax.lax.scan(layer, x, (base, adapters))[0] ** 2)
+
+    def ours(adapters, base, x, key):
+        return jnp.mean(
+            lora.scan_layers(lambda p, h: jnp.tanh(h @ p["kernel"]), x, base, adapters, spec, key, 0.1) ** 2
+        )
+
+    def copied(adapters, base, x, key):
+        layers = jnp.arange(base["kernel"].shape[0])
+        at = lambda b, a, i: lora.perturbed(b, a, spec, jax.random.fold_in(key, i), 0.1)
+        noisy = jax.vmap(at)(base, adapters, layers)
+        return jnp.mean(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, noisy["kernel"])[0] ** 2)
+
+    def temp(f, depth):
+        pair = {"a": shape((depth, width, rank), jnp.float32), "b": shape((depth, rank, width), jnp.float32)}
+        base = {"kernel": shape((depth, width, width), jnp.float32)}
+        compiled = jax.jit(jax.grad(f)).lower({"kernel": pair}, base, shape((64, width), jnp.float32), key).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (4 * width**2)
+
+    lines = ["**Temporaries of a gradient, in kernels of one layer**", "", "| depth | LoRA | scan_layers | noisy copy |",
+             "|---|---|---|---|"]  # fmt: skip
+    for depth in (8, 16, 32):
+        lines.append(f"| {depth} | " + " | ".join(f"{temp(f, depth):.1f}" for f in (plain, ours, copied)) + " |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    return text
+
+
+def soups_steps():
+    """A step of the coefficients, one model each of K = 16: all at once by a graph, all at once by products, a block of 4."""
+    count, net = 16, models.mlp(10, widths=WIDTHS)
+    batch = {"x": jnp.ones((ROWS, 784)), "y": jnp.zeros(ROWS, jnp.int32)}
+    stacked = jax.vmap(lambda k: net.init(k, batch["x"][:1])[0])(jax.random.split(jax.random.key(0), count))
+    pool = soups.StackedPool(stacked)
+    objective = soups.cross_entropy(lambda p, b, key: net.apply(p, {}, b["x"])[0])
+    groups, tx = soups.make_groups(pool.struct), optax.adam(0.01)
+    dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(pool.struct))
+    center = soups.uniform(pool).params
+    run, memory = {}, {}
+
+    def add(name, step, *arguments):
+        held = jax.jit(step) if not hasattr(step, "lower") else step
+        compiled = held.lower(*arguments).compile()
+        bytes_of = compiled.memory_analysis()
+        memory[name] = (bytes_of.argument_size_in_bytes + bytes_of.temp_size_in_bytes) / 2**20
+        run[name] = lambda: jax.block_until_ready(compiled(*arguments)[1])
+
+    loss = lambda params, batch: objective(params, batch)[0]
+    add("one model's gradient", jax.jit(lambda p, b: (0, jax.grad(loss)(p, b))), center, batch)
+    raw, beta = softmax.start(count, len(groups.names)), jnp.ones(())
+    learned = make_learned_step(objective, tx, groups, dtypes, softmax, True)
+    rows, origin = stack(pool, groups.moves), jax.tree.map(jnp.zeros_like, center)
+    add("Learned-Soup+", learned, LearnedState(raw, beta, tx.init((raw, beta)), jax.random.key(0)), origin, rows, batch)
+    for size in (16, 4):
+        step = make_block_step(dense(groups), objective, tx, dtypes)
+        chosen = (pool.load(k) for k in range(size))
+        directions, scale = block_directions(center, chosen, size, groups, unit)
+        x = jnp.zeros_like(scale)
+        add(f"MEHL-Soup+, b = {size}", step, BlockState(x, tx.init(x), jax.random.key(0)), center, directions, batch)
+    found = interleaved(run, repeats=15)
+    base = found["one model's gradient"]
+    size = sum(leaf.size for leaf in jax.tree.leaves(pool.struct))
+    text = table(f"One step of the coefficients, K = {count}, {size:,} weights a model",
+                 [(f"{name} ({memory[name]:.0f} MiB)", "gradient", s, base, "") for name, s in found.items()])  # fmt: skip
+    ratio = memory["Learned-Soup+"] / memory["MEHL-Soup+, b = 4"]
+    whole = found["Learned-Soup+"] / found["MEHL-Soup+, b = 4"]
+    # An epoch over all models is K/b blocks of steps.
+    epoch = whole / (count / 4)
+    said = (
+        f"\nLearned-Soup+ over MEHL-Soup+ (b = 4): memory {ratio:.1f}, step {whole:.1f}, all K models {epoch:.1f} ×.\n"
+    )
+    print(said)
+    return text + said
+
+
+def soups_host_memory():
+    """Peak memory of a process that learns a soup of K models on disk, block by block."""
+    lines = ["**Peak resident memory with K models on disk, b = 4**", "", "| K | MiB |", "|---|---|"]
+    for count in (8, 16, 32):
+        shown = subprocess.run(
+            [sys.executable, __file__, "--child", str(count)], capture_output=True, text=True, check=True
+        )
+        lines.append(f"| {count} | {int(shown.stdout.split()[-1]) / 1024:.0f} |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    return text
+
+
+def child(count):
+    """Write K models one at a time, learn a soup of them, say this process's peak memory in KiB."""
+    net = models.mlp(10, widths=WIDTHS)
+    batch = {"x": jnp.ones((64, 784)), "y": jnp.zeros(64, jnp.int32)}
+    with tempfile.TemporaryDirectory() as folder:
+        places = [pathlib.Path(folder) / f"m{k}" for k in range(count)]
+        for k, place in enumerate(places):
+            with ocp.StandardCheckpointer() as writer:
+                writer.save(place, {"params": net.init(jax.random.key(k), batch["x"][:1])[0]})
+        objective = soups.cross_entropy(lambda p, b, key: net.apply(p, {}, b["x"])[0])
+        soups.mehl(soups.OrbaxPool(places), objective, [batch], key=jax.random.key(0), block_size=4,
+                   inner=soups.Descent(epochs=1))  # fmt: skip
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def main():
+    """Everything, or one child process of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--child", type=int)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments.child)
+        return
+    for part in (lora_steps, lora_memory, soups_steps, soups_host_memory):
+        part()
+
+
+if __name__ == "__main__":
+    main()
