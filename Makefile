@@ -47,6 +47,7 @@ bench: $(READY)  ## time the hot paths beside their baselines
 	$(BIN)/python benchmarks/relabel.py
 	$(BIN)/python benchmarks/continual.py
 	$(BIN)/python benchmarks/lab_rbf.py
+	$(BIN)/python benchmarks/weight_space.py
 
 notebooks: $(READY) ## execute the notebooks in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
