@@ -8,6 +8,7 @@ import pytest
 
 from clujax.errors import ConfigError
 from clujax.lora.experiment import run
+from clujax.lora.settings import variant
 
 FILE = pathlib.Path(__file__).parents[2] / "configs" / "lora" / "demo.py"
 
@@ -37,6 +38,18 @@ def test_a_run_and_its_repetition(tmp_path):
     with np.load(tmp_path / "evidence_lora.npz") as evidence:
         assert evidence["lora/line"].shape == (3,)
     assert run(small(), tmp_path)["lora"] == record
+
+
+def test_a_row_says_what_differs_and_a_pattern_may_bound_its_rank():
+    config = small()
+    config.adapt.patterns = (("layers", 0), ("head/kernel", 2))
+    row = variant("x", {"rank": 16, "init": "pissa", "scaling": "rank_stabilized", "magnitude": True}, config.adapt)
+    assert [(rule.rank, rule.init.name, rule.magnitude) for rule in row.rules] == [
+        (16, "pissa", True),
+        (2, "pissa", True),
+    ]
+    assert row.rules[0].scaling(16.0, 16) == 4.0
+    assert variant("y", {}, config.adapt).rules[0].rank == 8
 
 
 @pytest.mark.parametrize(
