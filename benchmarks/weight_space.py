@@ -1,6 +1,9 @@
 """What working in weight space costs: Flat-LoRA beside LoRA, and soups learned by blocks beside soups learned whole.
 
-Run: python benchmarks/weight_space.py
+Run: python benchmarks/weight_space.py [--official DIR]
+
+With `--official` the authors' MEHL_soup_layer.py in that directory runs on the same pool and batches as ours (needs PyTorch).
+On an accelerator a transformer of BERT-base's size is timed too, at 16,384 tokens a step.
 """
 
 import argparse
@@ -8,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +56,32 @@ def lora_steps():
     rows = [(name, "LoRA", seconds, found["LoRA"], "") for name, seconds in found.items()]
     text = table(f"One step, {count:,} adapted weights, {ROWS} rows", rows)
     return text + f"\n{1e9 * found['the numbers alone, normal'] / count:.0f} ns a normal number.\n"
+
+
+def lora_tokens(dtype):
+    """A step of a transformer of BERT-base's size at 16,384 tokens: what noise adds to LoRA where a step is large."""
+    net = models.text_encoder(
+        2, vocabulary=1000, width=768, depth=12, num_heads=12, hidden=3072, longest=256, dtype=dtype
+    )
+    batch = {"x": jnp.ones((64, 256), jnp.int32), "y": jnp.zeros(64, jnp.int32)}
+    params, _ = net.init(jax.random.key(0), batch["x"][:1])
+    spec = lora.build_spec(params, [lora.LoraRule("block_.*kernel", 8)])
+    adapters, base = lora.init(jax.random.key(1), params, spec)
+    tx, cross = optax.adamw(1e-3), optax.losses.softmax_cross_entropy_with_integer_labels
+    loss = lambda p, b, key: (cross(net.apply(p, {}, b["x"])[0].astype(jnp.float32), b["y"]).mean(), {})
+    steps = {"LoRA": lora.make_step(loss, spec, tx, donate=False)}
+    for name, sampler in {"normal": geometry.normal, "rademacher": geometry.rademacher}.items():
+        steps[f"Flat-LoRA, {name}"] = lora.make_step(loss, spec, tx, 0.1, sampler=sampler, donate=False)
+    state = lora.init_state(adapters, tx, jax.random.key(2))
+    run, memory = {}, {}
+    for name, step in steps.items():
+        compiled = step.jitted.lower(state, base, batch).compile()
+        memory[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+        run[name] = lambda c=compiled: jax.block_until_ready(c(state, base, batch)[0].adapters)
+    found = interleaved(run, repeats=15)
+    count = sum(np.prod(entry.shape) for entry in spec)
+    rows = [(f"{n} ({memory[n]:.0f} MiB)", "LoRA", s, found["LoRA"], "1.10") for n, s in found.items()]
+    return table(f"One step, {count:,} adapted weights, 16,384 tokens, {jnp.dtype(dtype).name}", rows)
 
 
 def lora_memory():
@@ -171,14 +201,53 @@ def child(count):
     print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
+def beside_official(script):
+    """Our MEHL-Soup+ and the authors' script on one pool: how far apart the soups are, seconds, memory on the device."""
+    import official_soup
+
+    net, count, size = models.mlp(10, widths=WIDTHS), 8, 4
+    keys = jax.random.split(jax.random.key(0), count + 3)
+    start, _ = net.init(keys[0], jnp.ones((1, 784)))
+    near = lambda key: jax.tree.map(
+        lambda p: p + 0.01 * jax.random.normal(jax.random.fold_in(key, p.size), p.shape), start
+    )
+    pool = [jax.device_get(near(key)) for key in keys[1 : count + 1]]
+    x = np.asarray(jax.random.uniform(keys[-1], (2 * ROWS, 784)))
+    y = np.asarray(jax.random.randint(keys[-2], (2 * ROWS,), 0, 10), np.int32)
+    theirs = official_soup.run(script, pool, x, y, batch=ROWS, block=size, epochs=5, rate=0.01)
+    order = np.arange(count)
+    np.random.RandomState(1).shuffle(order)
+    objective = soups.cross_entropy(lambda p, b, key: net.apply(p, {}, b["x"])[0])
+    batches = [{"x": x[i : i + ROWS], "y": y[i : i + ROWS]} for i in range(0, len(y), ROWS)]
+    seconds = []
+    for _ in range(2):  # the second time is compiled
+        clock = time.perf_counter()
+        ours = soups.mehl(soups.MemoryPool(pool), objective, batches, key=keys[0], block_size=size,
+                          inner=soups.Descent(learning_rate=0.01), order=soups.given(order.tolist()))  # fmt: skip
+        jax.block_until_ready(ours.params)
+        seconds.append(time.perf_counter() - clock)
+    far = lambda other: float(geometry.norm(jax.tree.map(jnp.subtract, ours.params, other)))
+    apart, moved = far(theirs.params), far(soups.uniform(soups.MemoryPool(pool)).params)
+    print(f"K = {count}, b = {size}, {2 * 5 * (count // size)} steps on {jax.devices()[0].device_kind}: soups are "
+          f"{apart:.2e} apart, {moved:.2e} from the mean model; theirs {theirs.seconds:.2f} s on "
+          f"{theirs.device}, ours {seconds[1]:.2f} s ({seconds[0]:.2f} s with compilation)")  # fmt: skip
+
+
 def main():
     """Everything, or one child process of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--child", type=int)
+    parser.add_argument("--official", type=pathlib.Path)
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments.child)
         return
+    if arguments.official:
+        beside_official(arguments.official / "MEHL_soup_layer.py")
+        return
+    if jax.default_backend() != "cpu":
+        for dtype in (jnp.float32, jnp.bfloat16):
+            lora_tokens(dtype)
     for part in (lora_steps, lora_memory, soups_steps, soups_host_memory):
         part()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
 from clujax.data import padded
@@ -46,3 +47,12 @@ def predictions(
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Per cent of rows whose largest logit is the label's."""
     return 100.0 * float(np.mean(np.argmax(logits, -1) == labels))
+
+
+def judged(
+    classifier: Classifier, params: PyTree, columns: Mapping[str, Any], batch_size: int = 500
+) -> tuple[float, float]:
+    """Accuracy in per cent and mean negative log-likelihood in nats of columns x, y."""
+    logits = predict(classifier, params, {}, columns["x"], batch_size)
+    each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, np.asarray(columns["y"]))
+    return accuracy(logits, columns["y"]), float(each.mean())

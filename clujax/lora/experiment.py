@@ -1,9 +1,8 @@
 """One run: pretrain or load, adapt by every method on every seed, measure. Only `settings` and `tasks` read a config too."""
 
+import functools
 import json
 import pathlib
-import shlex
-import sys
 import time
 from typing import Any
 
@@ -13,10 +12,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
-from rich.progress import Progress, TimeElapsedColumn
+from rich.progress import Progress
 
-from clujax import configuration, data, geometry, training
-from clujax.adaptation.predictions import accuracy, predict
+from clujax import data, geometry, training
+from clujax.adaptation.cells import fill, result
+from clujax.adaptation.predictions import judged
+from clujax.adaptation.pretraining import loss_of
 from clujax.adaptation.settings import lookup
 from clujax.errors import ConfigError
 from clujax.lora import adapters as lora
@@ -24,7 +25,7 @@ from clujax.lora import results
 from clujax.lora.rules import build_spec
 from clujax.lora.settings import TASKS, Variant, optimizer, variant
 from clujax.lora.steps import init_state
-from clujax.lora.tasks import Task, loss_of
+from clujax.lora.tasks import Task
 
 
 def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
@@ -42,34 +43,14 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     subject = lookup(TASKS, config.task, "task")(config)
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((workdir / training.workdir.RESULT).read_text())
-    cells: dict[str, list[dict]] = {name: [] for name in variants}
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), transient=True) as progress:
-        bar = progress.add_task("adapt", total=len(config.seeds) * len(variants))
-        for seed in config.seeds:
-            places = {name: workdir / "stages" / f"seed{seed}" / name for name in variants}
-            missing = [name for name, place in places.items() if not (place / "cell.json").exists()]
-            task = subject.of(seed) if missing else None
-            for name, place in places.items():
-                if name in missing:
-                    measured = cell(config, task, variants[name], seed, place, progress)
-                    training.workdir.write_json(place / "cell.json", measured)
-                cells[name].append(json.loads((place / "cell.json").read_text()))
-                progress.advance(bar)
+    measured = functools.partial(cell, config)
+    cells = fill(workdir, config.seeds, variants, lambda seed, _: subject.of(seed), measured)
     labels = {name: each.label for name, each in variants.items()}
-    result = {
-        "title": config.title,
-        "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "config_digest": configuration.digest(config),
-        "source": subject.sources[0],
-        "sources": list(subject.sources),
-        "seeds": list(config.seeds),
-        "requests": [],
-        "lora": results.record(config, subject, labels, cells),
-        "wall_seconds": time.perf_counter() - begin,
-    }
+    record = results.record(config, subject, labels, cells)
+    found = result(config, subject.sources, begin, lora=record)
     results.gather_evidence(workdir, config, list(variants))
-    training.workdir.write_result(workdir, result | training.workdir.environment())
-    return result
+    training.workdir.write_result(workdir, found | training.workdir.environment())
+    return found
 
 
 def cell(
@@ -112,9 +93,8 @@ def measure(
     """Losses and accuracies of all rows, sharpness on training rows, and loss slices along random directions."""
     values = {}
     for name, columns in {"train": task.train, **task.tests}.items():
-        logits = predict(task.classifier, params, {}, columns["x"], batch_size=250)
-        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, columns["y"])
-        values |= {f"{name}/nll": float(jnp.mean(each)), f"{name}/accuracy": accuracy(logits, columns["y"])}
+        right, nll = judged(task.classifier, params, columns, batch_size=250)
+        values |= {f"{name}/nll": nll, f"{name}/accuracy": right}
     few = {name: jnp.asarray(column[: config.measure.rows]) for name, column in task.train.items()}
 
     def loss(params: PyTree) -> Array:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from clujax.adaptation.cells import summary
+
 
 def record(
     config: ConfigDict, subject: Any, labels: Mapping[str, str], cells: Mapping[str, Sequence[dict]]
@@ -14,16 +16,12 @@ def record(
     """Mean and standard deviation over seeds of every metric of every method."""
     methods = []
     for key, found in cells.items():
-        names = found[0]["values"]
         methods.append(
             {
                 "key": key,
                 "label": labels[key],
                 "settings": dict(config.methods[key]),
-                "values": {name: float(np.mean([each["values"][name] for each in found])) for name in names},
-                "std": {name: float(np.std([each["values"][name] for each in found], ddof=1)) for name in names}
-                if len(found) > 1
-                else {},
+                **summary([each["values"] for each in found]),
                 "seconds_per_step": float(np.median([each["step_seconds"] for each in found])),
                 "temp_bytes": found[0]["temp_bytes"],
                 "trained": found[0]["trained"],

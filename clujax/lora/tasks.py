@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from clujax import data, models
+from clujax.adaptation.pretraining import Columns, pretrained
 from clujax.adaptation.settings import build_classifier
 from clujax.errors import ConfigError
 from clujax.models.minilm import minilm
-
-Columns = Mapping[str, Any]
 
 
 class Task(NamedTuple):
@@ -116,31 +115,6 @@ def texts(config: ConfigDict) -> Subject:
     )
 
 
-def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDict, key: PRNGKeyArray) -> PyTree:
-    """A network trained on clean rows with Adam."""
-    params, stats = network.init(key, jnp.asarray(columns["x"][:1]))
-    if jax.tree.leaves(stats):
-        raise ConfigError(
-            "model keeps statistics of its inputs (BatchNorm); adapters are for one without: mlp, cnn, vit."
-        )
-    batch_at = data.resident(columns, settings.batch_size, jax.random.fold_in(key, 1))
-    steps = max(1, round(settings.epochs * len(columns["y"]) / settings.batch_size))
-    tx = optax.adam(settings.learning_rate)
-    loss = loss_of(network)
-
-    @jax.jit
-    def step(carry: tuple, batch: Columns, key: PRNGKeyArray) -> tuple:
-        params, state = carry
-        gradient = jax.grad(lambda p: loss(p, batch, key)[0])(params)
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    carry = (params, tx.init(params))
-    for i in range(steps):
-        carry = step(carry, batch_at(i), jax.random.fold_in(key, i + 2))
-    return carry[0]
-
-
 def with_probe(network: models.Classifier, base: PyTree, train: Columns) -> PyTree:
     """The base with its head fitted to the training rows on frozen features: logistic regression with ½‖w‖²/n, by L-BFGS.
 
@@ -167,14 +141,3 @@ def with_probe(network: models.Classifier, base: PyTree, train: Columns) -> PyTr
 
     (head, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, None, 100))((head, tx.init(head)))
     return base | {"head": head}
-
-
-def loss_of(network: models.Classifier) -> Callable[[PyTree, Columns, PRNGKeyArray], tuple[Array, dict]]:
-    """Mean cross-entropy of a batch in training mode, with the share that is right."""
-
-    def loss(params: PyTree, batch: Columns, key: PRNGKeyArray) -> tuple[Array, dict]:
-        logits, _ = network.apply(params, {}, batch["x"], train=True, key=key)
-        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-        return jnp.mean(each), {"accuracy": jnp.mean(logits.argmax(-1) == batch["y"])}
-
-    return loss

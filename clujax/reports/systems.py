@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-NAMES = ("regression", "lora")
+NAMES = ("regression", "lora", "soups")
 
 
 def system_of(result: Mapping[str, Any]) -> ModuleType | None:

@@ -1,0 +1,53 @@
+"""The start that adapters and pools are made from where no pretrained weights are at hand."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from ml_collections import ConfigDict
+
+from clujax import data, models
+from clujax.errors import ConfigError
+
+Columns = Mapping[str, Any]
+
+
+def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDict, key: PRNGKeyArray) -> PyTree:
+    """A network trained on columns x, y with Adam: `epochs`, `batch_size`, `learning_rate` of `settings`.
+
+    Raises:
+      ConfigError: the network has BatchNorm.
+    """
+    params, stats = network.init(key, jnp.asarray(columns["x"][:1]))
+    if jax.tree.leaves(stats):
+        raise ConfigError("model keeps statistics of its inputs (BatchNorm); give one without: mlp, cnn, vit.")
+    batch_at = data.resident(columns, settings.batch_size, jax.random.fold_in(key, 1))
+    steps = max(1, round(settings.epochs * len(columns["y"]) / settings.batch_size))
+    tx = optax.adam(settings.learning_rate)
+    loss = loss_of(network)
+
+    @jax.jit
+    def step(carry: tuple, batch: Columns, key: PRNGKeyArray) -> tuple:
+        params, state = carry
+        gradient = jax.grad(lambda p: loss(p, batch, key)[0])(params)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    carry = (params, tx.init(params))
+    for i in range(steps):
+        carry = step(carry, batch_at(i), jax.random.fold_in(key, i + 2))
+    return carry[0]
+
+
+def loss_of(network: models.Classifier) -> Callable[[PyTree, Columns, PRNGKeyArray], tuple[Array, dict]]:
+    """Mean cross-entropy of a batch in training mode, with the share that is right."""
+
+    def loss(params: PyTree, batch: Columns, key: PRNGKeyArray) -> tuple[Array, dict]:
+        logits, _ = network.apply(params, {}, batch["x"], train=True, key=key)
+        each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return jnp.mean(each), {"accuracy": jnp.mean(logits.argmax(-1) == batch["y"])}
+
+    return loss
