@@ -5,6 +5,7 @@ on a machine without CUDA its devices and its communication become those of the 
 """
 
 import contextlib
+import importlib
 import io
 import os
 import runpy
@@ -103,6 +104,7 @@ def _on_cpu(torch, stack) -> None:
     patch(torch.cuda, "set_device", lambda *_: None)
     patch(torch.distributed, "init_process_group", lambda backend: begin("gloo"))
     patch(torch.nn.parallel, "DistributedDataParallel", lambda model, **_: parallel(model))
+    importlib.import_module("torch._dynamo")  # which optimizers import late
     # `torch.device` is a type that PyTorch asks for itself: only the script sees another one.
     seen = types.ModuleType("torch")
     seen.__dict__.update(torch.__dict__)

@@ -18,8 +18,8 @@ CAPTIONS = {
     "band is the range of the models in the pool on test rows: a soup should lie left of it.",
     "weights": "The mixing weight of each model in each layer. In white, a model has no part; outside [0, 1] the soup lies "
     "beyond its models.",
-    "descents": "The loss on the held-out rows pass by pass; a method that works in blocks goes on with the next block. The loss of a "
-    "learned soup on the simplex is with its temperature, which is no part of the soup.",
+    "descents": "The loss on the held-out rows pass by pass; a method that works in blocks goes on with the next block. The "
+    "loss of a learned soup on the simplex is with its temperature, which is no part of the soup.",
 }
 SHOWN = (
     ("test/accuracy", "test accuracy, %", "↑", "%"),
