@@ -3,7 +3,7 @@
 Command: clujax run configs/lora/goods.py --workdir runs/goods
 Needs:   what movies.py needs
 Time:    about half an hour on two CPU cores
-Result:  docs/results/flat_lora.md
+Result:  docs/results/flat_lora.md (no difference beyond chance)
 """
 
 import pathlib
