@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
 from clujax import data, geometry, models, soups
 from clujax.reports.figures import look
+from clujax.reports.figures.soup_weights import soup_weights
 from clujax.soups import Descent, StackedPool, Subset, groups
 
 COUNT, EPOCHS, BATCH, INNER, RATE = 16, 12, 125, 5, 0.05
@@ -204,27 +204,10 @@ def outside(params, tune, held, key):
 
 
 def picture_weights(kept):
-    """Mixing weights by layer and model, in a scale that is linear up to 1/K and logarithmic beyond."""
+    """Mixing weights by layer and model of three methods that have one for each layer."""
     names = ("Learned-Soup+", "HL-Soup+", "MEHL-Soup+, b = 4")
-    layers = list(geometry.named(kept[names[0]].params))
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    bound = 10.0 ** np.ceil(np.log10(max(np.abs(kept[name].weights).max() for name in names)))
-    norm = SymLogNorm(linthresh=1 / COUNT, linscale=0.6, vmin=-bound, vmax=bound, base=10)
-    panels = figure.subplots(1, 3, sharey=True)
-    for axes, name in zip(panels, names):
-        soup = kept[name]
-        picture = axes.imshow(soup.weights[:, np.asarray(soup.groups.of)].T, cmap="RdBu_r", norm=norm, aspect="auto")
-        axes.set_yticks(range(len(layers)), layers, fontsize=8)
-        axes.set_xticks(range(0, COUNT, 3))
-        axes.set_xlabel("model")
-        axes.set_title(f"{name}: {soup.weights.min():.2f} … {soup.weights.max():.2f}", fontsize=10)
-    bar = figure.colorbar(picture, ax=list(panels), shrink=0.9)
-    ticks = [-bound, -1, -1 / COUNT, 0, 1 / COUNT, 1, bound]
-    bar.set_ticks(ticks, labels=[f"{-bound:g}", "−1", "−1/K", "0", "1/K", "1", f"{bound:g}"])
-    bar.ax.minorticks_off()
-    bar.set_label("mixing weight")
-    look.title(figure, "Mixing weights by layer and model (seed 0); beyond 0 and 1 is extrapolation")
-    return figure
+    weights = {name: kept[name].weights[:, np.asarray(kept[name].groups.of)] for name in names}
+    return soup_weights(weights, list(geometry.named(kept[names[0]].params)), "seed 0")
 
 
 def picture_curves(curves, seeds):

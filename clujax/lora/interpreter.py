@@ -126,8 +126,10 @@ def _checkpointed(equation: JaxprEqn, values: list[Any], met: dict[str, int]) ->
 
 
 def _scanned(equation: JaxprEqn, values: list[Any], met: dict[str, int]) -> list[Any]:
-    options = equation.params
-    first, second = options["num_consts"], options["num_consts"] + options["num_carry"]
+    options, inner = equation.params, equation.params["jaxpr"].jaxpr
+    # Rows and stacked results have one axis more outside than inside; jax has named their numbers in several ways.
+    second, num_carry = _as_inside(equation.invars, inner.invars), _as_inside(equation.outvars, inner.outvars)
+    first = second - num_carry
     consts, carry, rows = values[:first], values[first:second], values[second:]
     if through := [value for value in carry if isinstance(value, Beside)]:
         raise _refusal(through[0], "is carried from step to step of a scan")
@@ -145,11 +147,15 @@ def _scanned(equation: JaxprEqn, values: list[Any], met: dict[str, int]) -> list
         found = evaluate(options["jaxpr"].jaxpr, options["jaxpr"].consts, [*shared, *state, *row[1]], met)
         if returned := [value for value in found if isinstance(value, Beside)]:
             raise _refusal(returned[0], "is returned by a scan")
-        return found[: options["num_carry"]], found[options["num_carry"] :]
+        return found[:num_carry], found[num_carry:]
 
     shape = {name: options[name] for name in ("length", "reverse", "unroll")}
     last, stacked = jax.lax.scan(body, carry, (const_keys, rows), **shape)
     return [*last, *stacked]
+
+
+def _as_inside(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    return sum(one.aval.ndim == other.aval.ndim for one, other in zip(outside, inside, strict=True))
 
 
 def _stacked(value: Beside) -> Beside:

@@ -61,7 +61,7 @@ def images(config: ConfigDict) -> Subject:
     unit = lambda x: np.asarray(x, np.float32) / (255.0 if np.max(x) > 16 else 16.0)
     moved = lambda x: np.roll(unit(x), tuple(settings.roll), axis=(1, 2))
     classes = len(found.classes)
-    network = build_classifier(config, {"x": unit(found.train["x"][:1])}, classes)
+    network = build_classifier(config, {"x": unit(found.train["x"])}, classes)
     tests = {"test": {"x": moved(found.test["x"]), "y": np.asarray(found.test["y"])}}
     for i, spread in enumerate(settings.corrupt):
         noisy = np.random.default_rng(i).normal(0, spread, tests["test"]["x"].shape).astype(np.float32)

@@ -22,6 +22,8 @@ from clujax.adaptation.predictions import judged
 from clujax.adaptation.pretraining import pretrained
 from clujax.adaptation.settings import build_classifier, lookup
 from clujax.errors import ConfigError
+from clujax.geometry.mixing import KEPT
+from clujax.geometry.paths import named, shown
 from clujax.soups import averages, finetuning, results
 from clujax.soups.diagnostics import check_basin
 from clujax.soups.objective import Objective, cross_entropy
@@ -60,7 +62,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     methods = {name: method(name, lookup(config.methods, name, "compare"), config.learn) for name in config.compare}
     subject = subject_of(config)
     check(config, len(subject.train["y"]))
-    given = OrbaxPool(config.pool.directories) if config.pool.directories else None
+    given = given_pool(config, subject) if config.pool.directories else None
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((workdir / training.workdir.RESULT).read_text())
     prepare = functools.partial(prepared, config, subject, workdir, given)
@@ -78,9 +80,26 @@ def subject_of(config: ConfigDict) -> Subject:
     largest = 255.0 if np.max(found.train["x"]) > 16 else 16.0
     columns = lambda side: {"x": np.asarray(side["x"], np.float32) / largest, "y": np.asarray(side["y"])}
     train = columns(found.train)
-    network = build_classifier(config, {"x": train["x"][:1]}, len(found.classes))
+    network = build_classifier(config, train, len(found.classes))
     objective = cross_entropy(lambda params, batch, key: network.apply(params, {}, batch["x"])[0])
     return Subject(network, objective, train, columns(found.test), found.source._asdict())
+
+
+def given_pool(config: ConfigDict, subject: Subject) -> Pool:
+    """The models of `pool.directories`, which must be those of `config.model`.
+
+    Raises:
+      ConfigError, CheckpointError: one is not, or cannot be read.
+    """
+    pool = OrbaxPool(config.pool.directories)
+    struct, _ = jax.eval_shape(subject.network.init, jax.random.key(0), subject.train["x"][:1])
+    shapes = lambda tree: {name: tuple(leaf.shape) for name, leaf in named(tree).items()}
+    if (found := shapes(pool.struct)) != (expected := shapes(struct)):
+        differing = sorted(f"{name} {shape}" for name, shape in found.items() ^ expected.items())
+        raise ConfigError(
+            f"pool.directories[0] holds another network than config.model: leaves that differ are {shown(differing, 4)}."
+        )
+    return pool
 
 
 def prepared(
@@ -137,7 +156,9 @@ def cell(first: int, task: Task, row: Method, seed: int, place: pathlib.Path, pr
     values = task.judge(soup.params)
     place.mkdir(parents=True, exist_ok=True)
     if seed == first:
-        np.savez_compressed(place / "evidence.npz", weights=soup.weights[:, np.asarray(soup.groups.of)])
+        leaves = [(name, of) for name, of in zip(named(task.held.pool.struct), soup.groups.of) if of != KEPT]
+        names, numbers = zip(*leaves)
+        np.savez_compressed(place / "evidence.npz", weights=soup.weights[:, list(numbers)], leaves=names)
     save_recipe(place / "recipe.json", recipe_of(task.held.pool, soup, settings={"method": row.label}, metrics=values))
     progress.remove_task(bar)
     return {
@@ -172,7 +193,16 @@ def check(config: ConfigDict, total: int) -> None:
             f"data.pretrain_rows + tune_rows + held_rows is {rows.pretrain_rows} + {rows.tune_rows} + {rows.held_rows}; "
             f"expected numbers above 0 and together at most the {total} rows of {rows.name}."
         )
-    if not 0 < config.learn.batch_size <= rows.held_rows:
+    numbers = {"learn.batch_size": config.learn.batch_size}
+    if not pool.directories:
+        numbers |= {
+            f"{part}.{name}": config[part][name] for part in ("pretrain", "pool") for name in ("epochs", "batch_size")
+        }
+        numbers["pretrain.learning_rate"] = config.pretrain.learning_rate
+    for name, value in numbers.items():
+        if not value > 0:
+            raise ConfigError(f"{name} is {value}; expected a number above 0.")
+    if not config.learn.batch_size <= rows.held_rows:
         raise ConfigError(f"learn.batch_size is {config.learn.batch_size}; there are {rows.held_rows} held-out rows.")
     if pool.directories:
         if len(pool.directories) < 2:

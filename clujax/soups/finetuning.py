@@ -69,7 +69,7 @@ def fine_tune(
         weight_decay=recipe["weight_decay"],
     )
 
-    def one(params: PyTree, state: PyTree, recipe: dict, index: Array, key: PRNGKeyArray) -> tuple:
+    def one(params: PyTree, state: PyTree, recipe: dict, index: Array, key: PRNGKeyArray, x: Array, y: Array) -> tuple:
         noise = recipe["noise"] * jax.random.normal(key, x[index].shape)
 
         def loss(params: PyTree) -> Array:
@@ -80,7 +80,7 @@ def fine_tune(
         updates, state = optimizer(recipe).update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    step = jax.jit(jax.vmap(one), donate_argnums=(0, 1))
+    step = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, 0, None, None)), donate_argnums=(0, 1))
     params = jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], count, axis=0), start)
     state = jax.vmap(lambda p, recipe: optimizer(recipe).init(p))(params, told)
     bar = progress.add_task(f"fine-tune {count} models", total=steps) if progress else None
@@ -89,7 +89,7 @@ def fine_tune(
             order = np.stack([draw.permutation(mine) for mine in few])
         index = jnp.asarray(order[:, number % per_epoch * size :][:, :size])
         keys = jax.random.split(jax.random.fold_in(key, number), count)
-        params, state = step(params, state, told, index, keys)
+        params, state = step(params, state, told, index, keys, x, y)
         if progress:
             progress.advance(bar)
     if progress:

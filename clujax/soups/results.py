@@ -8,7 +8,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from clujax.adaptation.cells import summary
-from clujax.soups.recipe import load_recipe
 from clujax.soups.settings import Method
 
 
@@ -48,9 +47,6 @@ def gather_evidence(workdir: pathlib.Path, seed: int, names: Sequence[str]) -> N
     """The mixing weights [K, leaves] of all methods on one seed, and the leaves' names, in one file beside the result."""
     arrays = {}
     for name in names:
-        place = workdir / "stages" / f"seed{seed}" / name
-        with np.load(place / "evidence.npz") as found:
-            arrays[name] = found["weights"]
-        groups = load_recipe(place / "recipe.json").groups
-    leaves = sorted(path for paths in groups.values() for path in paths)
-    np.savez_compressed(workdir / "evidence_soups.npz", **{f"weights/{k}": v for k, v in arrays.items()}, leaves=leaves)
+        with np.load(workdir / "stages" / f"seed{seed}" / name / "evidence.npz") as found:
+            arrays |= {f"weights/{name}": found["weights"], "leaves": found["leaves"]}
+    np.savez_compressed(workdir / "evidence_soups.npz", **arrays)

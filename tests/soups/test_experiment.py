@@ -10,7 +10,7 @@ import pytest
 
 from clujax import reports, soups
 from clujax.errors import ConfigError
-from clujax.soups import experiment
+from clujax.soups import experiment, resume
 from clujax.soups.experiment import judge_all, run, subject_of
 from clujax.soups.settings import KEYS, method
 
@@ -106,6 +106,34 @@ def test_a_pool_from_disk_is_not_trained(done, tmp_path, monkeypatch):
         assert one["values"] == pytest.approx(other["values"], rel=1e-4)
 
 
+def test_a_pool_of_another_network_is_refused_before_the_directory_is_claimed(done, tmp_path):
+    config = small()
+    config.pool.directories = tuple(str(done[0] / "pools" / "seed0" / f"model{k:02d}") for k in range(4))
+    config.model.widths = (8,)
+    with pytest.raises(ConfigError, match="another network"):
+        run(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_goes_on_within_a_soup_at_its_last_block(done, tmp_path, monkeypatch):
+    blocks, save = [], resume.save
+
+    def saved(checkpoints, state, told):
+        blocks.append(state.block)
+        save(checkpoints, state, told)
+        if len(blocks) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "save", saved)
+    with pytest.raises(KeyboardInterrupt):
+        run(small(), tmp_path)
+    found = run(small(), tmp_path)["soups"]["methods"][-1]
+    assert blocks == [1, 2]
+    expected = done[1]["soups"]["methods"][-1]
+    assert found["values"] == pytest.approx(expected["values"], rel=1e-6)
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-6)
+
+
 def test_the_report_has_its_table_and_its_figures(done):
     place, _ = done
     page = reports.build(place).read_text()
@@ -122,6 +150,9 @@ def test_the_report_has_its_table_and_its_figures(done):
         ({"data.held_rows": 10**6}, "held_rows"),
         ({"data.held_rows": 0}, "above 0"),
         ({"learn.batch_size": 200}, "learn.batch_size"),
+        ({"learn.batch_size": 0}, "learn.batch_size"),
+        ({"pool.batch_size": 0}, "pool.batch_size"),
+        ({"pretrain.epochs": 0.0}, "pretrain.epochs"),
         ({"pool.count": 1}, "pool.count"),
         ({"pool.rows": 300}, "pool.rows"),
         ({"pool.learning_rate": (1e-2, 1e-3)}, "pool.learning_rate"),
@@ -132,10 +163,8 @@ def test_the_report_has_its_table_and_its_figures(done):
 )
 def test_slips_are_told_before_the_directory_is_claimed(tmp_path, change, said):
     config = small()
-    flat = {name: value for name, value in change.items() if name not in config.methods}
-    with config.unlocked():
-        config.methods.mehl_plus.groups = "leaf"
-    config.update_from_flattened_dict(flat)
+    config.methods.mehl_plus.groups = "leaf"
+    config.update_from_flattened_dict(change)
     with pytest.raises(ConfigError, match=said):
         run(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
