@@ -102,14 +102,19 @@ def given_pool(config: ConfigDict, subject: Subject) -> Pool:
     return pool
 
 
+def split(config: ConfigDict, train: Mapping[str, np.ndarray], seed: int) -> list[dict[str, np.ndarray]]:
+    """Rows for the start, to fine-tune on, and held out: apart from each other, drawn by seed."""
+    order, rows = np.random.default_rng(seed).permutation(len(train["y"])), config.data
+    parts = np.split(order, np.cumsum([rows.pretrain_rows, rows.tune_rows, rows.held_rows]))
+    return [{name: column[part] for name, column in train.items()} for part in parts[:3]]
+
+
 def prepared(
     config: ConfigDict, subject: Subject, workdir: pathlib.Path, given: Pool | None, seed: int, progress: Progress
 ) -> Task:
     """The pool of a seed, trained unless it was before, its models measured, and the rows that methods may look at."""
-    place, network, rows = _place(workdir, seed), subject.network, config.data
-    order = np.random.default_rng(seed).permutation(len(subject.train["y"]))
-    parts = np.split(order, np.cumsum([rows.pretrain_rows, rows.tune_rows, rows.held_rows]))
-    first, tune, held = ({name: column[part] for name, column in subject.train.items()} for part in parts[:3])
+    place, network = _place(workdir, seed), subject.network
+    first, tune, held = split(config, subject.train, seed)
     key = jax.random.key(seed)
     recipes = finetuning.draw_recipes(config.pool, seed)
     if given is not None:

@@ -5,12 +5,14 @@ import json
 import pathlib
 import runpy
 
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from clujax import reports, soups
+from clujax import models, reports, soups
 from clujax.errors import ConfigError
-from clujax.soups import experiment, resume
+from clujax.soups import experiment, finetuning, resume
 from clujax.soups.experiment import judge_all, run, subject_of
 from clujax.soups.settings import KEYS, method
 
@@ -62,6 +64,28 @@ def test_models_differ_and_learn(done):
     losses = {each["test/nll"] for each in result["soups"]["members"]}
     assert len(rates) == len(losses) == 4
     assert max(losses) < np.log(10)
+
+
+def test_rows_for_each_purpose_are_apart_and_drawn_by_seed():
+    train = {"x": np.arange(600), "y": np.arange(600)}
+    first, again = (np.concatenate([part["x"] for part in experiment.split(small(), train, seed)]) for seed in (0, 1))
+    assert len(set(first)) == len(first) == 500
+    assert not np.array_equal(first, again)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "label_smoothing", "noise"])
+def test_each_part_of_a_recipe_reaches_its_model_and_no_other(name):
+    net = models.mlp(3, widths=(4,))
+    key = jax.random.key(0)
+    columns = {"x": jax.random.uniform(key, (40, 5)), "y": np.arange(40) % 3}
+    start, _ = net.init(key, columns["x"][:1])
+    settings = ConfigDict({"rows": 20, "epochs": 2.0, "batch_size": 10})
+    recipe = {"learning_rate": 1e-2, "weight_decay": 1e-2, "label_smoothing": 0.1, "noise": 0.1}
+    tuned = lambda second: finetuning.fine_tune(net, start, columns, settings, [recipe, second], key)
+    plain, changed = tuned(recipe), tuned(recipe | {name: 3 * recipe[name]})
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(changed)):
+        np.testing.assert_array_equal(one[0], other[0])
+        assert np.abs(one[1] - other[1]).max() > 1e-7
 
 
 @pytest.mark.parametrize("name", NAMES)
