@@ -62,6 +62,8 @@ def draw(run: Run) -> dict[str, Figure]:
     if file.is_file() and learned:
         with np.load(file, allow_pickle=False) as arrays:
             weights = {method["label"]: arrays[f"weights/{method['key']}"] for method in learned}
+            # Weights that differ between layers have more to show.
+            weights = dict(sorted(weights.items(), key=lambda item: np.ptp(item[1], axis=1).max() == 0))
             figures["weights"] = soup_weights(weights, list(arrays["leaves"]), f"seed {run.result['seeds'][0]}")
     if learned:
         figures["descents"] = soup_descents(learned, record["batches"], f"seed {run.result['seeds'][0]}")

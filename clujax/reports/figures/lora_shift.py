@@ -26,6 +26,6 @@ def lora_shift(record: Mapping[str, Any], seeds: int) -> Figure:
     axes.set_xticks(range(len(tests)), [look.literal(name.replace("_", " ")) for name in tests])
     axes.set_ylabel("accuracy, %")
     look.plain(axes, "y")
-    look.legend(figure, axes, 3)
+    look.legend(figure, axes, 2)
     look.title(figure, f"Accuracy on test rows and on shifted ones ({look.count(seeds)})")
     return figure

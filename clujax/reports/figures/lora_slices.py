@@ -25,7 +25,7 @@ def lora_slices(
     axes.set_xlabel("step along the direction, in norms of the filters")
     axes.set_ylabel("rise of the training loss, nats")
     look.plain(axes, "both")
-    look.legend(figure, axes, 3)
+    look.legend(figure, axes, 2)
     look.title(figure, f"Loss around the merged weights ({seeds})")
     return figure
 

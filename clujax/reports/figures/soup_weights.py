@@ -12,8 +12,8 @@ MOST = 4  # panels
 
 
 def soup_weights(weights: Mapping[str, np.ndarray], leaves: Sequence[str], seeds: str) -> Figure:
-    """A panel a method: mixing weights [K, leaves], linear up to 1/K and logarithmic beyond."""
-    chosen = dict(list(weights.items())[-MOST:])
+    """A panel for each of the first methods: mixing weights [K, leaves], linear up to 1/K and logarithmic beyond."""
+    chosen = dict(list(weights.items())[:MOST])
     count = len(next(iter(chosen.values())))
     figure = Figure(figsize=(3.2 * len(chosen) + 1.9, 0.28 * len(leaves) + 1.9), layout="constrained")
     bound = 10.0 ** max(0, np.ceil(np.log10(max(np.abs(each).max() for each in chosen.values()))))
