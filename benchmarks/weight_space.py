@@ -3,10 +3,11 @@
 Run: python benchmarks/weight_space.py [--official DIR]
 
 With `--official` the authors' MEHL_soup_layer.py in that directory runs on the same pool and batches as ours (needs PyTorch).
-On an accelerator a transformer of BERT-base's size is timed too, at 16,384 tokens a step.
+On an accelerator a transformer of BERT-base's size is timed too, at 16,384 tokens a step, and a soup of 72 ViT-B/32.
 """
 
 import argparse
+import os
 import pathlib
 import subprocess
 import sys
@@ -23,9 +24,10 @@ from timing import interleaved, table
 from clujax import geometry, lora, models, soups
 from clujax.soups.descent import BlockState, make_block_step
 from clujax.soups.directions import block_directions, dense, unit
-from clujax.soups.learned import LearnedState, make_learned_step, softmax, stack
+from clujax.soups.learned import LearnedState, make_learned_step, softmax
 
 WIDTHS, ROWS = (1024, 1024), 256
+POOLS = (8, 16, 32, 64)
 
 
 def lora_steps():
@@ -124,16 +126,28 @@ def lora_memory():
     return text
 
 
-def soups_steps():
-    """A step of the coefficients, one model each of K = 16: all at once by a graph, all at once by products, a block of 4."""
-    count, net = 16, models.mlp(10, widths=WIDTHS)
-    batch = {"x": jnp.ones((ROWS, 784)), "y": jnp.zeros(ROWS, jnp.int32)}
-    stacked = jax.vmap(lambda k: net.init(k, batch["x"][:1])[0])(jax.random.split(jax.random.key(0), count))
+def soups_steps(net, image, rows, count, sizes):
+    """A step of the coefficients, one model each of K: all at once by a graph, blocks by inner products.
+
+    Args:
+        net: of the models.
+        image: shape of one input.
+        rows: of a batch.
+        count: K.
+        sizes: of blocks, the last one compared with Learned-Soup+.
+    """
+    batch = {"x": jnp.ones((rows, *image)), "y": jnp.zeros(rows, jnp.int32)}
+    one = jax.jit(lambda k: net.init(k, batch["x"][:1])[0])
+    # Filled one after the other: at once the start of 72 large models needs their memory twice.
+    stacked = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape)), jax.eval_shape(one, jax.random.key(0)))
+    put = jax.jit(lambda into, p, k: jax.tree.map(lambda a, b: a.at[k].set(b), into, p), donate_argnums=0)
+    for k in range(count):
+        stacked = put(stacked, one(jax.random.key(k)), k)
     pool = soups.StackedPool(stacked)
     objective = soups.cross_entropy(lambda p, b, key: net.apply(p, {}, b["x"])[0])
     groups, tx = soups.make_groups(pool.struct), optax.adam(0.01)
     dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(pool.struct))
-    center = soups.uniform(pool).params
+    center = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf.mean(0), tree))(stacked)
     run, memory = {}, {}
 
     def add(name, step, *arguments):
@@ -147,9 +161,10 @@ def soups_steps():
     add("one model's gradient", jax.jit(lambda p, b: (0, jax.grad(loss)(p, b))), center, batch)
     raw, beta = softmax.start(count, len(groups.names)), jnp.ones(())
     learned = make_learned_step(objective, tx, groups, dtypes, softmax, True)
-    rows, origin = stack(pool, groups.moves), jax.tree.map(jnp.zeros_like, center)
-    add("Learned-Soup+", learned, LearnedState(raw, beta, tx.init((raw, beta)), jax.random.key(0)), origin, rows, batch)
-    for size in (16, 4):
+    origin = jax.tree.map(jnp.zeros_like, center)
+    state = LearnedState(raw, beta, tx.init((raw, beta)), jax.random.key(0))
+    add("Learned-Soup+", learned, state, origin, stacked, batch)
+    for size in sizes:
         step = make_block_step(dense(groups), objective, tx, dtypes)
         chosen = (pool.load(k) for k in range(size))
         directions, scale = block_directions(center, chosen, size, groups, unit)
@@ -160,42 +175,54 @@ def soups_steps():
     size = sum(leaf.size for leaf in jax.tree.leaves(pool.struct))
     text = table(f"One step of the coefficients, K = {count}, {size:,} weights a model",
                  [(f"{name} ({memory[name]:.0f} MiB)", "gradient", s, base, "") for name, s in found.items()])  # fmt: skip
-    ratio = memory["Learned-Soup+"] / memory["MEHL-Soup+, b = 4"]
-    whole = found["Learned-Soup+"] / found["MEHL-Soup+, b = 4"]
+    block = f"MEHL-Soup+, b = {sizes[-1]}"
+    ratio, whole = memory["Learned-Soup+"] / memory[block], found["Learned-Soup+"] / found[block]
     # An epoch over all models is K/b blocks of steps.
-    epoch = whole / (count / 4)
-    said = (
-        f"\nLearned-Soup+ over MEHL-Soup+ (b = 4): memory {ratio:.1f}, step {whole:.1f}, all K models {epoch:.1f} ×.\n"
-    )
+    epoch = whole / (count / sizes[-1])
+    said = f"\nLearned-Soup+ over {block}: memory {ratio:.1f}, step {whole:.1f}, all K models {epoch:.1f} ×.\n"
     print(said)
     return text + said
 
 
 def soups_host_memory():
     """Peak memory of a process that learns a soup of K models on disk, block by block."""
-    lines = ["**Peak resident memory with K models on disk, b = 4**", "", "| K | MiB |", "|---|---|"]
-    for count in (8, 16, 32):
-        shown = subprocess.run(
-            [sys.executable, __file__, "--child", str(count)], capture_output=True, text=True, check=True
-        )
-        lines.append(f"| {count} | {int(shown.stdout.split()[-1]) / 1024:.0f} |")
+    lines = ["**Peak resident memory with K models on disk, b = 4, MiB**", "",
+             "| K | the allocator as it is | one arena for all threads (MALLOC_ARENA_MAX=1) |", "|---|---|---|"]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        own([folder, "--write", str(max(POOLS))])
+        for count in POOLS:
+            peaks = [
+                int(own([folder, "--learn", str(count)], **more)) / 1024 for more in ({}, {"MALLOC_ARENA_MAX": "1"})
+            ]
+            lines.append(f"| {count} | " + " | ".join(f"{peak:.0f}" for peak in peaks) + " |")
     text = "\n".join(lines) + "\n"
     print(text)
     return text
 
 
-def child(count):
-    """Write K models one at a time, learn a soup of them, say this process's peak memory in KiB."""
+def own(arguments, **environment):
+    """The last word that a process of its own says: peak memory is that of a process's whole life."""
+    command = [sys.executable, __file__, "--models", *arguments]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment)
+    return shown.stdout.split()[-1]
+
+
+def write_models(folder, count):
+    """Write K models one at a time."""
+    net = models.mlp(10, widths=WIDTHS)
+    for k in range(count):
+        with ocp.StandardCheckpointer() as writer:
+            writer.save(folder / f"m{k}", {"params": net.init(jax.random.key(k), jnp.ones((1, 784)))[0]})
+    print(count)
+
+
+def learn_models(folder, count):
+    """Learn a soup of K models on disk, say this process's peak memory in KiB."""
     net = models.mlp(10, widths=WIDTHS)
     batch = {"x": jnp.ones((64, 784)), "y": jnp.zeros(64, jnp.int32)}
-    with tempfile.TemporaryDirectory() as folder:
-        places = [pathlib.Path(folder) / f"m{k}" for k in range(count)]
-        for k, place in enumerate(places):
-            with ocp.StandardCheckpointer() as writer:
-                writer.save(place, {"params": net.init(jax.random.key(k), batch["x"][:1])[0]})
-        objective = soups.cross_entropy(lambda p, b, key: net.apply(p, {}, b["x"])[0])
-        soups.mehl(soups.OrbaxPool(places), objective, [batch], key=jax.random.key(0), block_size=4,
-                   inner=soups.Descent(epochs=1))  # fmt: skip
+    objective = soups.cross_entropy(lambda p, b, key: net.apply(p, {}, b["x"])[0])
+    pool = soups.OrbaxPool([folder / f"m{k}" for k in range(count)])
+    soups.mehl(pool, objective, [batch], key=jax.random.key(0), block_size=4, inner=soups.Descent(epochs=1))
     # Not getrusage: its maximum outlives exec, and would be the parent's.
     status = pathlib.Path("/proc/self/status").read_text()
     print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
@@ -234,13 +261,16 @@ def beside_official(script):
 
 
 def main():
-    """Everything, or one child process of it."""
+    """Everything, or what a process of its own does of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--child", type=int)
+    parser.add_argument("--models", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--learn", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--official", type=pathlib.Path)
     arguments = parser.parse_args()
-    if arguments.child:
-        child(arguments.child)
+    if arguments.models:
+        do = write_models if arguments.write else learn_models
+        do(arguments.models, arguments.write or arguments.learn)
         return
     if arguments.official:
         beside_official(arguments.official / "MEHL_soup_layer.py")
@@ -248,8 +278,13 @@ def main():
     if jax.default_backend() != "cpu":
         for dtype in (jnp.float32, jnp.bfloat16):
             lora_tokens(dtype)
-    for part in (lora_steps, lora_memory, soups_steps, soups_host_memory):
-        part()
+        # The pool of the paper: 72 models of CLIP's ViT-B/32, whose blocks of 18 took 19 GB.
+        vit = models.vit(1000, image_size=224, patch=32, width=768, depth=12, num_heads=12)
+        soups_steps(vit, (224, 224, 3), 128, 72, (18,))
+    lora_steps()
+    lora_memory()
+    soups_steps(models.mlp(10, widths=WIDTHS), (784,), ROWS, 16, (16, 4))
+    soups_host_memory()
 
 
 if __name__ == "__main__":

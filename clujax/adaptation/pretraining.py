@@ -13,6 +13,7 @@ from clujax import data, models
 from clujax.errors import ConfigError
 
 Columns = Mapping[str, Any]
+Loss = Callable[[PyTree, Columns, PRNGKeyArray], tuple[Array, dict]]
 
 
 def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDict, key: PRNGKeyArray) -> PyTree:
@@ -24,10 +25,23 @@ def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDic
     params, stats = network.init(key, jnp.asarray(columns["x"][:1]))
     if jax.tree.leaves(stats):
         raise ConfigError("model keeps statistics of its inputs (BatchNorm); give one without: mlp, cnn, vit.")
+    return descended(loss_of(network), params, columns, settings, key)
+
+
+def descended(loss: Loss, params: PyTree, columns: Columns, settings: ConfigDict, key: PRNGKeyArray) -> PyTree:
+    """Parameters after `settings.epochs` of Adam on batches of columns; cost: one gradient a step.
+
+    Args:
+      loss: `loss(params, batch, key) -> (scalar, dict)`.
+      params: to begin at.
+      columns: of one length.
+      settings: epochs, batch_size, learning_rate.
+      key: of the order of rows and of the loss.
+    """
+    rows = len(jax.tree.leaves(columns)[0])
     batch_at = data.resident(columns, settings.batch_size, jax.random.fold_in(key, 1))
-    steps = max(1, round(settings.epochs * len(columns["y"]) / settings.batch_size))
+    steps = max(1, round(settings.epochs * rows / settings.batch_size))
     tx = optax.adam(settings.learning_rate)
-    loss = loss_of(network)
 
     @jax.jit
     def step(carry: tuple, batch: Columns, key: PRNGKeyArray) -> tuple:
@@ -42,7 +56,7 @@ def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDic
     return carry[0]
 
 
-def loss_of(network: models.Classifier) -> Callable[[PyTree, Columns, PRNGKeyArray], tuple[Array, dict]]:
+def loss_of(network: models.Classifier) -> Loss:
     """Mean cross-entropy of a batch in training mode, with the share that is right."""
 
     def loss(params: PyTree, batch: Columns, key: PRNGKeyArray) -> tuple[Array, dict]:

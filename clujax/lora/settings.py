@@ -13,10 +13,10 @@ from clujax.lora import initializations, sam
 from clujax.lora.flat import constant_std
 from clujax.lora.rules import LoraRule, rank_stabilized, standard
 from clujax.lora.steps import make_step
-from clujax.lora.tasks import images, texts
+from clujax.lora.tasks import images, photos, texts
 from clujax.transforms import cosine_increase
 
-TASKS = {"images": images, "texts": texts}
+TASKS = {"images": images, "photos": photos, "texts": texts}
 SAMPLERS = {"normal": normal, "rademacher": rademacher, "uniform": uniform}
 SCALINGS = {"standard": standard, "rank_stabilized": rank_stabilized}
 INITS = {name: getattr(initializations, name) for name in ("kaiming", "gaussian", "he", "olora")}

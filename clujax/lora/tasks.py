@@ -1,6 +1,6 @@
 """What adapters are trained for: a pretrained network, few rows of a new task, clean and shifted test rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,9 @@ from clujax import data, models
 from clujax.adaptation.pretraining import Columns, pretrained
 from clujax.adaptation.settings import build_classifier
 from clujax.errors import ConfigError
-from clujax.models.minilm import minilm
+from clujax.lora.starts import photo_start, text_start
+
+PROBED = "head fitted on frozen features"
 
 
 class Task(NamedTuple):
@@ -49,23 +51,13 @@ def images(config: ConfigDict) -> Subject:
     Test rows: rolled, and rolled with noise of each deviation of `data.corrupt` added to pixels in [0, 1].
     """
     settings = config.data
-    found = data.load(settings.name, path=settings.path)
-    first, rows, wrong = settings.pretrain_rows, settings.train_rows, settings.label_noise
+    found, unit = _loaded(settings)
+    first, rows = settings.pretrain_rows, settings.train_rows
     total = len(found.train["y"])
-    if not 0 < first < total or not 0 < rows <= total - first:
-        raise ConfigError(
-            f"data.pretrain_rows + data.train_rows is {first} + {rows}; {settings.name} has {total} rows."
-        )
-    if not 0 <= wrong < 1:
-        raise ConfigError(f"data.label_noise is {wrong}; expected a share in [0, 1).")
-    unit = lambda x: np.asarray(x, np.float32) / (255.0 if np.max(x) > 16 else 16.0)
+    _check_rows(settings, total, first)
     moved = lambda x: np.roll(unit(x), tuple(settings.roll), axis=(1, 2))
-    classes = len(found.classes)
-    network = build_classifier(config, {"x": unit(found.train["x"])}, classes)
-    tests = {"test": {"x": moved(found.test["x"]), "y": np.asarray(found.test["y"])}}
-    for i, spread in enumerate(settings.corrupt):
-        noisy = np.random.default_rng(i).normal(0, spread, tests["test"]["x"].shape).astype(np.float32)
-        tests[f"noise {spread:g}"] = tests["test"] | {"x": np.clip(tests["test"]["x"] + noisy, 0, 1)}
+    network = build_classifier(config, {"x": unit(found.train["x"])}, len(found.classes))
+    tests = _corrupted({"x": moved(found.test["x"]), "y": np.asarray(found.test["y"])}, settings.corrupt)
 
     def of(seed: int) -> Task:
         draw = np.random.default_rng(seed)
@@ -73,13 +65,71 @@ def images(config: ConfigDict) -> Subject:
         upright, few = order[:first], order[first : first + rows]
         columns = {"x": unit(found.train["x"][upright]), "y": np.asarray(found.train["y"])[upright]}
         base = pretrained(network, columns, config.pretrain, jax.random.key(seed))
-        labels = np.asarray(found.train["y"])[few].copy()
-        chosen = draw.permutation(rows)[: round(wrong * rows)]
-        labels[chosen] = draw.integers(0, classes, len(chosen))
+        labels = _mislabelled(np.asarray(found.train["y"])[few], settings.label_noise, len(found.classes), draw)
         return Task(network, base, {"x": moved(found.train["x"][few]), "y": labels}, tests)
 
     told = f"{config.model.name} pretrained on {first:,} upright pictures"
     return Subject(of, (found.source._asdict(),), told, rows, tuple(tests))
+
+
+def photos(config: ConfigDict) -> Subject:
+    """Few labelled pictures for a network pretrained elsewhere, whose new head is first fitted on frozen features.
+
+    Test rows: the first `data.test_rows`, and the same with noise of each deviation of `data.corrupt` added.
+    """
+    settings = config.data
+    found, unit = _loaded(settings)
+    first, rows = settings.pretrain_rows, settings.train_rows
+    total, labels = len(found.train["y"]), np.asarray(found.train["y"])
+    _check_rows(settings, total, first)
+    test = {"x": unit(found.test["x"][: settings.test_rows]), "y": np.asarray(found.test["y"])[: settings.test_rows]}
+    tests = _corrupted(test, settings.corrupt)
+    # The last rows are the small network's, where it must be pretrained: a seed never adapts to them.
+    before = {"x": unit(found.train["x"][total - first :]), "y": labels[total - first :]}
+    start = photo_start(config, len(found.classes), before)
+
+    def of(seed: int) -> Task:
+        draw = np.random.default_rng(seed)
+        few = draw.permutation(total - first)[:rows]
+        wrong = _mislabelled(labels[few], settings.label_noise, len(found.classes), draw)
+        train = {"x": unit(found.train["x"][few]), "y": wrong}
+        return Task(start.network, with_probe(start.network, start.params(), train), train, tests)
+
+    return Subject(of, (found.source._asdict(),), f"{start.told}, {PROBED}", rows, tuple(tests))
+
+
+def _loaded(settings: ConfigDict) -> tuple[data.Dataset, Callable[[Any], np.ndarray]]:
+    """A picture set, and what turns its pixels into float32 in [0, 1]."""
+    found = data.load(settings.name, path=settings.path)
+    largest = 255.0 if np.max(found.train["x"][:1000]) > 16 else 16.0
+    return found, lambda x: np.asarray(x, np.float32) / largest
+
+
+def _check_rows(settings: ConfigDict, total: int, first: int) -> None:
+    rows, wrong = settings.train_rows, settings.label_noise
+    if not 0 < first < total or not 0 < rows <= total - first:
+        raise ConfigError(
+            f"data.pretrain_rows + data.train_rows is {first} + {rows}; {settings.name} has {total} rows."
+        )
+    if not 0 <= wrong < 1:
+        raise ConfigError(f"data.label_noise is {wrong}; expected a share in [0, 1).")
+
+
+def _mislabelled(labels: np.ndarray, share: float, classes: int, draw: np.random.Generator) -> np.ndarray:
+    """Labels of which a share is drawn anew."""
+    labels = labels.copy()
+    chosen = draw.permutation(len(labels))[: round(share * len(labels))]
+    labels[chosen] = draw.integers(0, classes, len(chosen))
+    return labels
+
+
+def _corrupted(test: Columns, spreads: Sequence[float]) -> dict[str, Columns]:
+    """Test rows as they are, and with normal noise of each deviation in the pictures."""
+    tests = {"test": test}
+    for i, spread in enumerate(spreads):
+        noisy = np.random.default_rng(i).normal(0, spread, test["x"].shape).astype(np.float32)
+        tests[f"noise {spread:g}"] = {**test, "x": np.clip(test["x"] + noisy, 0, 1)}
+    return tests
 
 
 def texts(config: ConfigDict) -> Subject:
@@ -98,21 +148,19 @@ def texts(config: ConfigDict) -> Subject:
     total, rows = len(corpus.train[0]), settings.train_rows
     if not 0 < rows <= total:
         raise ConfigError(f"data.train_rows is {rows}; {settings.name} has {total} training rows.")
-    net = minilm(len(corpus.classes), path=config.model.path, dropout=config.model.dropout)
-    columns = lambda side, limit=None: {"x": net.tokenize(side[0][:limit], settings.length), "y": side[1][:limit]}
+    words = lambda: [text for each in (corpus, *others.values()) for text in each.train[0]]
+    start = text_start(config, len(corpus.classes), words)
+    columns = lambda side, limit=None: {"x": start.tokenize(side[0][:limit], settings.length), "y": side[1][:limit]}
     tests = {"test": columns(corpus.test, settings.test_rows)}
     tests |= {name: columns(other.test, settings.test_rows) for name, other in others.items()}
 
     def of(seed: int) -> Task:
         chosen = np.random.default_rng(seed).permutation(total)[:rows]
         train = columns(([corpus.train[0][i] for i in chosen], corpus.train[1][chosen]))
-        base = jax.tree.map(jnp.asarray, net.params)
-        return Task(net.encoder, with_probe(net.encoder, base, train), train, tests)
+        return Task(start.network, with_probe(start.network, start.params(), train), train, tests)
 
     sources = tuple(each.source._asdict() for each in (corpus, *others.values()))
-    return Subject(
-        of, sources, f"all-MiniLM-L6-v2 from {net.source}, head fitted on frozen features", rows, tuple(tests)
-    )
+    return Subject(of, sources, f"{start.told}, {PROBED}", rows, tuple(tests))
 
 
 def with_probe(network: models.Classifier, base: PyTree, train: Columns) -> PyTree:

@@ -4,7 +4,7 @@ Equinox users: `params, static = eqx.partition(model, eqx.is_inexact_array)` and
 `from_apply(lambda params, x: jax.vmap(eqx.combine(params, static))(x))`.
 """
 
-from clujax.models.classifier import Classifier, from_apply, from_linen, with_inputs
+from clujax.models.classifier import Classifier, from_apply, from_linen, frozen, with_inputs
 from clujax.models.cnn import cnn
 from clujax.models.microbatched import microbatched
 from clujax.models.minilm import minilm
@@ -21,6 +21,7 @@ __all__ = [
     "from_apply",
     "from_linen",
     "from_nnx",
+    "frozen",
     "microbatched",
     "minilm",
     "mlp",

@@ -117,6 +117,24 @@ def with_inputs(classifier: Classifier, prepare: Callable) -> Classifier:
     return Classifier(init, apply, features, classifier.head)
 
 
+def frozen(classifier: Classifier, stats: PyTree) -> Classifier:
+    """The same classifier with its statistics held: it reads these in training too, without dropout, and has none itself.
+
+    Fine-tuning on few rows keeps the averages of BatchNorm layers that were measured on many.
+    """
+
+    def init(key, inputs):
+        return classifier.init(key, inputs)[0], {}
+
+    def apply(params, unused, inputs, *, train=False, key=None):
+        return classifier.apply(params, stats, inputs, train=False)[0], {}
+
+    def features(params, unused, inputs):
+        return classifier.features(params, stats, inputs)
+
+    return Classifier(init, apply, features, classifier.head)
+
+
 def check_images(inputs: Any) -> None:
     """Refuse inputs that are not a batch of images, at trace time.
 

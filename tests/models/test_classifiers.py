@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from clujax.models import cnn, from_apply, from_linen, mlp, resnet, vit, with_inputs
+from clujax.models import cnn, from_apply, from_linen, frozen, mlp, resnet, vit, with_inputs
 from clujax.models.resnet import Block
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
@@ -135,6 +135,18 @@ def test_batchnorm_stats_move_in_training_only_and_do_not_move_the_params():
         IMAGES.transpose(0, 3, 1, 2), params["convs_0"]["kernel"].transpose(3, 2, 0, 1), (1, 1), "SAME"
     ).mean((0, 2, 3))
     np.testing.assert_allclose(trained["batch_stats"]["norms_0"]["mean"], mean, rtol=1e-4, atol=1e-6)
+
+
+def test_a_frozen_network_reads_its_stats_in_training_too_and_has_none():
+    net, x = cnn(3, widths=(4,)), jax.random.normal(jax.random.key(1), (5, 8, 8, 1))
+    params, stats = net.init(jax.random.key(0), x)
+    _, moved = net.apply(params, stats, 3 + 2 * x, train=True)
+    held = frozen(net, moved)
+    logits, left = held.apply(params, {}, x, train=True, key=jax.random.key(2))
+    assert left == held.init(jax.random.key(0), x)[1] == {}
+    np.testing.assert_array_equal(logits, net.apply(params, moved, x)[0])
+    assert not np.allclose(logits, net.apply(params, stats, x)[0])
+    np.testing.assert_array_equal(held.features(params, {}, x), net.features(params, moved, x))
 
 
 @every_network

@@ -80,7 +80,7 @@ def test_it_flattens_a_sharp_minimum_away():
     valleys = lambda x: -jnp.exp(-50 * (x + 1) ** 2) - jnp.exp(-0.5 * (x - 1) ** 2)
 
     def end(sigma):
-        tx = random_weight_perturbation(optax.sgd(0.05), sigma, isotropic(), key=3)
+        tx = random_weight_perturbation(optax.sgd(0.01), sigma, isotropic(), key=3)  # stable in the narrow valley
 
         def step(carry, _):
             x, state = carry
@@ -88,9 +88,9 @@ def test_it_flattens_a_sharp_minimum_away():
             return (x + updates, state), None
 
         x = jnp.float32(-1.0)
-        return float(jax.lax.scan(step, (x, tx.init(x)), None, 800)[0][0])
+        return float(jax.lax.scan(step, (x, tx.init(x)), None, 4000)[0][0])
 
-    assert end(0.0) < -0.8
+    np.testing.assert_allclose(end(0.0), -1.0, atol=0.01)
     assert end(0.4) > 0.5
 
 
