@@ -7,7 +7,7 @@ from clujax.geometry.decompose import Parts, decompose, remain_gauss_newton, rem
 from clujax.geometry.divergence import entropy, hellinger, js, kl
 from clujax.geometry.fisher import batch_diagonal, diagonal, diagonal_estimator
 from clujax.geometry.fourier import FourierFeatures, featurize, fourier_features, median_distance
-from clujax.geometry.landscape import random_direction, sharpness, slice_1d, slice_2d
+from clujax.geometry.landscape import one_by_one, random_direction, sharpness, slice_1d, slice_2d
 from clujax.geometry.layouts import Layout, infer_layout, layouts
 from clujax.geometry.paths import named, path_name, replaced
 from clujax.geometry.perturb import (
@@ -20,6 +20,7 @@ from clujax.geometry.perturb import (
     isotropic,
     leaf_key,
     normal,
+    only_when,
     perturb,
     rademacher,
     step_key,
@@ -77,6 +78,8 @@ __all__ = [
     "named",
     "norm",
     "normal",
+    "one_by_one",
+    "only_when",
     "path_name",
     "perturb",
     "rademacher",

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, ScalarLike
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree, ScalarLike
 
 from clujax.geometry.layouts import Layout
 from clujax.geometry.lowrank import filter_sq_norms
@@ -27,6 +27,19 @@ rademacher: Sampler = jax.random.rademacher
 def uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """Uniform draws with mean 0 and variance 1."""
     return jax.random.uniform(key, shape, dtype, minval=-math.sqrt(3), maxval=math.sqrt(3))
+
+
+def only_when(active: ArrayLike, sampler: Sampler) -> Sampler:
+    """Draws where `active` (a scalar that may be traced), zeros elsewhere, which then cost nothing.
+
+    Under `vmap` over different values of `active` both sides are computed.
+    """
+
+    def draw(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        drawn = lambda: sampler(key, shape, dtype).astype(dtype)
+        return jax.lax.cond(active, drawn, lambda: jnp.zeros(shape, dtype))
+
+    return draw
 
 
 def step_key(key: PRNGKeyArray, step: ScalarLike) -> PRNGKeyArray:

@@ -97,19 +97,22 @@ def measure(
         values |= {f"{name}/nll": nll, f"{name}/accuracy": right}
     few = {name: jnp.asarray(column[: config.measure.rows]) for name, column in task.train.items()}
 
+    @jax.jit
     def loss(params: PyTree) -> Array:
         logits, _ = task.classifier.apply(params, {}, few["x"])
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, few["y"]).mean()
 
     scale, draws = geometry.filter_wise(layouts), config.measure.draws
-    sharpness = jax.jit(lambda p, tau: geometry.sharpness(loss, p, key, tau, scale, num_samples=draws))
-    values |= {f"sharpness {tau:g}": float(sharpness(params, tau)) for tau in config.measure.taus}
+    in_turn = geometry.one_by_one
+    for tau in config.measure.taus:
+        rise = geometry.sharpness(loss, params, key, tau, scale, num_samples=draws, in_turn=in_turn)
+        values[f"sharpness {tau:g}"] = float(rise)
     offsets = jnp.linspace(-1, 1, config.measure.points) * config.measure.span
     first, second = (geometry.random_direction(params, jax.random.key(i), layouts) for i in (1, 2))
     curves = {"offsets": np.asarray(offsets)}
-    curves["line"] = np.asarray(jax.jit(lambda p: geometry.slice_1d(loss, p, first, offsets))(params))
+    curves["line"] = np.asarray(geometry.slice_1d(loss, params, first, offsets, in_turn=in_turn))
     if config.measure.plane:
-        curves["plane"] = np.asarray(jax.jit(lambda p: geometry.slice_2d(loss, p, (first, second), offsets))(params))
+        curves["plane"] = np.asarray(geometry.slice_2d(loss, params, (first, second), offsets, in_turn=in_turn))
     return values, curves
 
 

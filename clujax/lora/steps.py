@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, ScalarLike
 
-from clujax.geometry.perturb import Sampler, Scale, check_sigma, normal, scalar_value_and_grad, step_key
+from clujax.geometry.perturb import Sampler, Scale, check_sigma, normal, only_when, scalar_value_and_grad, step_key
 from clujax.lora.adapters import Adapters, merge
 from clujax.lora.flat import draws, entry_std, perturbed, sq_norms, with_draws
 from clujax.lora.rules import Spec
@@ -77,8 +77,8 @@ def make_step(
     prepare: Callable[[PyTree], PyTree] = lambda base: base,
     mesh: Mesh | None = None,
     donate: bool = True,
-) -> Callable[[LoraState, PyTree, Any], tuple[LoraState, dict]]:
-    """Compile `step(state, base, batch) -> (state, metrics)`; with σ = 0 (the default) plain LoRA.
+) -> Callable[..., tuple[LoraState, dict]]:
+    """Compile `step(state, base, batch, known=None) -> (state, metrics)`; with σ = 0 (the default) plain LoRA.
 
     The gradient of λ·E L(W' + ε) + (1 − λ)·L(W') with respect to the adapters reaches the optimizer, and so does `grad_fn`,
     the same gradient as a function of (adapters, i): `optax.contrib.sam` in opaque mode is LoRA-SAM here. The optimizer, with
@@ -90,7 +90,7 @@ def make_step(
       optimizer: any optax transformation on the adapters.
       sigma: σ or a schedule of it over optimizer steps (`transforms.cosine_increase`).
       accumulate: micro-batches a step; the leading axis of every leaf of the batch must divide by it.
-      every: noise on every such step only.
+      every: noise on every such step only; the others draw nothing.
       noise: `per_step` (one draw for all micro-batches), `per_microbatch`, or `per_shard(axis)` (needs `mesh`).
       num_samples, antithetic: draws a micro-batch, and whether they come in pairs of opposite sign.
       weight: λ; below 1 the gradient at the merged weights is computed too.
@@ -101,8 +101,9 @@ def make_step(
       donate: reuse the memory of the incoming state.
 
     Returns:
-      The step. Metrics: those of `loss_fn` (means), `loss`, `grad_norm`, `sigma`, `finite`. `step.jitted` is the compiled
-      function, `step.optimizer` the transformation whose state `init_state` makes.
+      The step. `known` are the base's `sq_norms`, worked out once instead of in every step. Metrics: those of `loss_fn`
+      (means), `loss`, `grad_norm`, `sigma`, `finite`. `step.jitted` is the compiled function, `step.optimizer` the
+      transformation whose state `init_state` makes.
 
     Raises:
       ValueError: a setting out of range; at the first call, a batch that does not divide or a loss that is no scalar.
@@ -143,24 +144,36 @@ def make_step(
     def clean(adapters: Adapters, base: PyTree, batch: Any, key: PRNGKeyArray) -> Any:
         return value_and_grad(adapters, lambda a: merge(base, a, spec), batch, key)
 
-    def noisy(adapters: Adapters, base: PyTree, batch: Any, key: PRNGKeyArray, drawn: Any, known: Any, strength: Any):
+    def noisy(
+        adapters: Adapters,
+        base: PyTree,
+        batch: Any,
+        key: PRNGKeyArray,
+        drawn: Any,
+        known: Any,
+        strength: Any,
+        at_step: Sampler,
+    ):
         def draw(i: int) -> Any:
             sign = -1.0 if antithetic and i % 2 else 1.0
             index = i // 2 if antithetic else i
-            signed = lambda k, shape, dtype: sign * sampler(k, shape, dtype)
+            signed = lambda k, shape, dtype: sign * at_step(k, shape, dtype)
             at = jax.random.fold_in(drawn, index) if index else drawn
             place = lambda a: perturbed(base, a, spec, at, strength, sampler=signed, known=known, **options)
             return value_and_grad(adapters, place, batch, key)
 
         return _mean([draw(i) for i in range(num_samples)])
 
-    def gradient(adapters: Adapters, base: PyTree, batch: Any, step: Array, key: PRNGKeyArray, strength: Any) -> Any:
+    def gradient(
+        adapters: Adapters, base: PyTree, batch: Any, step: Array, key: PRNGKeyArray, strength: Any, known: Any
+    ) -> Any:
         """Value and gradient over all micro-batches."""
-        at = step_key(key, step)
-        known = None if silent else sq_norms(base, spec)
-        kept = None
+        at, kept = step_key(key, step), None
+        at_step = only_when(step % every == 0, sampler) if every > 1 else sampler
+        if not silent:
+            known = sq_norms(base, spec) if known is None else known
         if materialize and not silent:
-            kept = draws(base, adapters, spec, at, strength, sampler=sampler, known=known, **options)
+            kept = draws(base, adapters, spec, at, strength, sampler=at_step, known=known, **options)
 
         def micro(i: Array, part: Any) -> Any:
             own = jax.random.fold_in(at, _LOSS)
@@ -171,7 +184,7 @@ def make_step(
                 place = lambda a: with_draws(base, a, spec, kept, before_norm=before_norm)
                 found = value_and_grad(adapters, place, part, own)
             else:
-                found = noisy(adapters, base, part, own, noise.of(at, i), known, strength)
+                found = noisy(adapters, base, part, own, noise.of(at, i), known, strength, at_step)
             return found if weight == 1 else _mix(found, clean(adapters, base, part, own), weight)
 
         if accumulate == 1:
@@ -184,17 +197,17 @@ def make_step(
 
     def over_shards(*arguments: Any) -> Any:
         mean = lambda *given: jax.tree.map(lambda x: jax.lax.pmean(x, noise.axis), gradient(*given))
-        specs = (P(), P(), P(noise.axis), P(), P(), P())
+        specs = (P(), P(), P(noise.axis), P(), P(), P(), P())
         return jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)(*arguments)
 
     whole = gradient if noise.axis is None else over_shards
 
-    def call(state: LoraState, base: PyTree, batch: Any) -> tuple[LoraState, dict]:
+    def call(state: LoraState, base: PyTree, batch: Any, known: Any = None) -> tuple[LoraState, dict]:
         base = prepare(base)
         strength = sigma(state.step) if callable(sigma) else sigma
         if every > 1 and not silent:
             strength = jnp.where(state.step % every == 0, strength, 0.0)
-        at = lambda adapters: whole(adapters, base, batch, state.step, state.key, strength)
+        at = lambda adapters: whole(adapters, base, batch, state.step, state.key, strength, known)
         (loss, told), slope = at(state.adapters)
         grad_fn = lambda adapters, i: at(adapters)[1]
         updates, opt_state = optimizer.update(slope, state.opt_state, state.adapters, grad_fn=grad_fn)
@@ -211,10 +224,10 @@ def make_step(
 
     jitted = jax.jit(call, donate_argnums=(0,) if donate else ())
 
-    def step(state: LoraState, base: PyTree, batch: Any) -> tuple[LoraState, dict]:
+    def step(state: LoraState, base: PyTree, batch: Any, known: Any = None) -> tuple[LoraState, dict]:
         if not silent and noise.axis is None:
             _warn_of_key(state.key, (base, batch))
-        return jitted(state, base, batch)
+        return jitted(state, base, batch, known)
 
     step.jitted, step.call, step.optimizer = jitted, call, optimizer
     return step

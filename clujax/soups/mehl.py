@@ -5,30 +5,29 @@ Li, Jiang, Liu, Huang, Kwok: Learning Scalable Model Soup on a Single GPU: An Ef
 block of all K models is HL-Soup(+).
 """
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
 from clujax.soups import adapters, resume, statistics
 from clujax.soups.batches import Batches, repeatable
+from clujax.soups.block import Found, Origin, Space, learn_block, placed
 from clujax.soups.descent import Descent, LossFn, held_out_loss
-from clujax.soups.directions import Normalize, block_directions, dense, mean_of, unit
+from clujax.soups.directions import Normalize, dense, mean_of, unit
 from clujax.soups.groups import Rule, leaf, make_groups
-from clujax.soups.loading import Loader, drained
+from clujax.soups.loading import Loader
 from clujax.soups.pools import Pool, load_checked
-from clujax.soups.reference import Reference, moved, on_simplex, running
+from clujax.soups.reference import Reference, moved, running
 from clujax.soups.soup import Soup, as_model, dtypes_of
 from clujax.training.checkpoint import Checkpoints
 from clujax.training.sharding import shard_batch
-
-POOL = "pool"  # the mesh axis over which the models of a block are divided
 
 
 class NonFiniteBlockError(FloatingPointError):
@@ -129,35 +128,22 @@ def mehl(
         CheckpointError: those here are of another run.
     """
     count, begin = len(pool), time.perf_counter()
-    size = check_block(count, block_size)
-    if sweeps < 1:
-        raise ValueError(f"sweeps is {sweeps}; expected at least 1.")
-    if not extrapolate and not reference.moves:
-        raise ValueError("extrapolate=False needs a reference that moves with the soup: running or running_from_mean.")
-    blocks = [block for sweep in range(sweeps) for block in _blocks(order, jax.random.fold_in(key, sweep), count, size)]
-    if len(blocks[0]) == 1 and reference is running:
-        raise ValueError(
-            "block_size is 1: under `running` the first soup would be one model, without a direction to move along. "
-            "Use block_size of at least 2, or reference=running_from_mean or pool_mean."
-        )
+    blocks = _checked_blocks(count, block_size, sweeps, order, key, reference, extrapolate)
+    size = len(blocks[0])
     groups = make_groups(pool.struct, groups, statistics.frozen(pool.struct, stats))
     held = repeatable(batches, len(blocks) * getattr(inner, "epochs", 2))
     held = held if mesh is None else [shard_batch(batch, mesh) for batch in held]
     closed = isinstance(pool, adapters.AdapterPool) and size == count
-    span = adapters.span(pool, groups) if closed else dense(groups)
-    dtypes, layout, rows, put = dtypes_of(pool), *_placed(mesh, size)
+    span, dtypes = adapters.span(pool, groups) if closed else dense(groups), dtypes_of(pool)
+    space = Space(pool, groups, span, closed, normalize, directions_dtype, dtypes, *placed(mesh, size))
     solve, loss_of = inner.prepare(span, loss_fn, len(held), dtypes), held_out_loss(loss_fn, dtypes)
-    judged = accept is not always or patience is not None
-    constants: dict[str, np.ndarray] = {}
-
-    def load(k):
-        return load_checked(pool, k, constants)
+    load = functools.partial(load_checked, pool, constants={})
 
     def point(weights, at_hand):
         """The soup of these weights; models that are not at hand are streamed."""
         chosen = [k for k in range(count) if np.any(weights[k])]
         models = (at_hand[k] if k in at_hand else load(k) for k in chosen)
-        return put(mean_of(models, weights[chosen].astype(np.float32), groups, pool.struct))
+        return space.put(mean_of(models, weights[chosen].astype(np.float32), groups, pool.struct))
 
     start = statistics.start_weights(groups, count, list(reference.first(count, blocks[0])), stats)
     moving = [number for number in range(len(groups.names)) if number not in groups.frozen]
@@ -165,8 +151,8 @@ def mehl(
     run = {"models": list(pool.names), "order": blocks, "moves": reference.moves, "groups": list(groups.names)}
     if checkpoints is not None:
         state = resume.restore(checkpoints, state, pool.struct, run)
-        state = state._replace(theta=None if state.theta is None else put(state.theta))
-    origin, origin_weights, alive = None, start, state.block > 0
+        state = state._replace(theta=None if state.theta is None else space.put(state.theta))
+    still, directed = None, state.block > 0
 
     with Loader([] if closed else blocks[state.block :], load, prefetch) as source:
         for number in range(state.block, len(blocks)):
@@ -177,80 +163,84 @@ def mehl(
             if state.theta is None:
                 state = state._replace(theta=point(start, dict(zip(block, models))))
             if reference.moves:
-                origin, origin_weights = state.theta, state.weights
-            elif origin is None:
-                origin = point(start, {}) if number else state.theta
-            if closed:
-                directions, scale = adapters.directions(pool, origin_weights, groups, normalize)
-                directions, scale = put(directions), put(scale)
+                origin = Origin(state.theta, state.weights, True)
             else:
-                directions, scale = block_directions(
-                    origin, drained(models), rows, groups, normalize, dtype=directions_dtype, layout=layout
-                )
-            source.ahead()
-            scales = np.asarray(scale, np.float64)[: len(block)]
-            alive = alive or bool(scales.any())
-            before = np.where(scales > 0, 0 if reference.moves else state.alpha[block], 0)
-            x0 = np.zeros(scale.shape)
-            x0[: len(block)] = np.divide(before, scales, out=np.zeros_like(scales), where=scales > 0)
-            center = state.theta
-            if before.any():  # the contribution of all other models, which need not be loaded
-                center = put(span.mix(center, directions, jnp.asarray(-x0, scale.dtype)))
-            epochs: list[dict] = []
-
-            def told(epoch, x, center=center, directions=directions, epochs=epochs):
-                if evaluate is not None:
-                    epochs.append({"epoch": epoch} | evaluate(as_model(span.mix(center, directions, x), dtypes)))
-
-            x, losses = solve(
-                center,
-                directions,
-                jnp.asarray(x0, scale.dtype),
-                held,
-                jax.random.fold_in(key, 2**16 + number),
-                constrain=None if extrapolate else _on_scaled(on_simplex(state.weights, block), scale, len(block)),
-                told=told,
-            )
-            live = sum(each.nbytes for each in jax.live_arrays())
-            if not np.isfinite(losses).all() or not bool(jnp.isfinite(x).all()):
+                still = still or Origin(point(start, {}) if number else state.theta, start, False)
+                origin = still
+            now = jax.random.fold_in(key, 2**16 + number)
+            found = learn_block(
+                space, state, origin, block, models, held, now, solve,
+                extrapolate=extrapolate, evaluate=evaluate, filled=source.ahead,
+            )  # fmt: skip
+            if not found.finite:
                 names = ", ".join(pool.names[k] for k in block)
                 raise NonFiniteBlockError(
                     f"the loss was not finite in block {number} of {len(blocks)} (models {names}); the soup from before it "
                     "is in this error's `soup`. Try a lower learning rate or clip_norm",
                     Soup(as_model(state.theta, dtypes), state.weights, groups, state.history),
                 )
-            theta = put(span.mix(center, directions, x))
-            change = np.asarray(x, np.float64)[: len(block)] * scales - before
-            weights = moved(state.weights, origin_weights, block, change)
-            record = {"block": number, "models": list(block), "losses": losses.tolist(), "accepted": True}
-            if judged:
-                was = state.history[-1]["after"] if state.history else loss_of(state.theta, held)
-                now = loss_of(theta, held)
-                record |= {"before": was, "after": now, "accepted": bool(accept(was, now))}
-                if not record["accepted"]:
-                    theta, weights, change, record["after"] = state.theta, state.weights, 0 * change, was
-            alpha = state.alpha.copy()
-            alpha[block] = before + change
+            record = {"block": number, "models": list(block), "losses": found.losses.tolist(), "accepted": True}
+            if accept is not always or patience is not None:
+                before = state.history[-1]["after"] if state.history else loss_of(state.theta, held)
+                after = loss_of(found.theta, held)
+                kept = bool(accept(before, after))
+                record |= {"before": before, "after": after if kept else before, "accepted": kept}
+            state = _stepped(state, origin, block, found) if record["accepted"] else state
+            directed = directed or found.directed
             record |= {
-                "epochs": epochs,
-                "lowest": float(weights[:, moving].min()),
-                "highest": float(weights[:, moving].max()),
-                "sum_error": float(np.abs(weights.sum(0) - 1).max()),
-                "live_bytes": live,
+                "epochs": found.epochs,
+                "lowest": float(state.weights[:, moving].min()),
+                "highest": float(state.weights[:, moving].max()),
+                "sum_error": float(np.abs(state.weights.sum(0) - 1).max()),
+                "live_bytes": found.live_bytes,
                 "seconds": time.perf_counter() - began,
             }
-            del directions, center
-            state = resume.Progress(theta, weights, alpha, number + 1, [*state.history, record])
+            state = state._replace(block=number + 1, history=[*state.history, record])
             if checkpoints is not None:
                 resume.save(checkpoints, state, run)
             if callback is not None:
                 callback(record)
-    if not alive:
+    if not directed:
         warnings.warn("all models of the pool are the same; the soup is that model", stacklevel=2)
     params = as_model(state.theta, dtypes)
     params = params if stats is None else stats.finish(params)
     state.history[-1]["total_seconds"] = time.perf_counter() - begin
     return Soup(params, state.weights, groups, state.history)
+
+
+def _checked_blocks(
+    count: int,
+    block_size: int | None,
+    sweeps: int,
+    order: Callable[[PRNGKeyArray, int], np.ndarray],
+    key: PRNGKeyArray,
+    reference: Reference,
+    extrapolate: bool,
+) -> list[list[int]]:
+    """The models of every block of all sweeps; refuses what cannot be carried out."""
+    size = check_block(count, block_size)
+    if sweeps < 1:
+        raise ValueError(f"sweeps is {sweeps}; expected at least 1.")
+    if not extrapolate and not reference.moves:
+        raise ValueError("extrapolate=False needs a reference that moves with the soup: running or running_from_mean.")
+    blocks = []
+    for sweep in range(sweeps):
+        found = [int(k) for k in order(jax.random.fold_in(key, sweep), count)]
+        blocks += [found[begin : begin + size] for begin in range(0, count, size)]
+    if len(blocks[0]) == 1 and reference is running:
+        raise ValueError(
+            "block_size is 1: under `running` the first soup would be one model, without a direction to move along. "
+            "Use block_size of at least 2, or reference=running_from_mean or pool_mean."
+        )
+    return blocks
+
+
+def _stepped(state: resume.Progress, origin: Origin, block: Sequence[int], found: Found) -> resume.Progress:
+    """The state after a block that is kept."""
+    alpha = state.alpha.copy()
+    alpha[block] = found.before + found.change
+    weights = moved(state.weights, origin.weights, block, found.change)
+    return state._replace(theta=found.theta, weights=weights, alpha=alpha)
 
 
 def check_block(count: int, block_size: int | None) -> int:
@@ -268,32 +258,6 @@ def check_block(count: int, block_size: int | None) -> int:
     if block_size > count:
         warnings.warn(f"block_size is {block_size}, the pool has {count} models: using {count}", stacklevel=3)
     return min(block_size, count)
-
-
-def _blocks(order: Callable, key: PRNGKeyArray, count: int, size: int) -> list[list[int]]:
-    found = [int(k) for k in order(key, count)]
-    return [found[begin : begin + size] for begin in range(0, count, size)]
-
-
-def _placed(mesh: Mesh | None, size: int) -> tuple[NamedSharding | None, int, Callable[[PyTree], PyTree]]:
-    """Where the rows of a block lie, how many there must be, and how one model is put on all devices."""
-    if mesh is None:
-        return None, size, lambda tree: tree
-    whole = NamedSharding(mesh, PartitionSpec())
-    parts = mesh.shape[POOL] if POOL in mesh.axis_names else 1
-    rows = NamedSharding(mesh, PartitionSpec(POOL if POOL in mesh.axis_names else None))
-    return rows, -(-size // parts) * parts, lambda tree: jax.device_put(tree, whole)
-
-
-def _on_scaled(constrain: Callable, scale: Any, rows: int) -> Callable:
-    """A constraint on mixing weights as one on the coefficients of scaled directions."""
-    alive, size = scale[:rows] > 0, jnp.where(scale[:rows] > 0, scale[:rows], 1)
-
-    def on_x(x):
-        y = constrain(x[:rows] * scale[:rows])
-        return jnp.concatenate([jnp.where(alive, y / size, 0.0), x[rows:]]).astype(x.dtype)
-
-    return on_x
 
 
 def _stale(history: list[dict]) -> int:

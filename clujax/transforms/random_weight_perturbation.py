@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, ScalarLike
 
-from clujax.geometry.perturb import Sampler, Scale, check_sigma, normal, perturb, step_key
+from clujax.geometry.perturb import Sampler, Scale, check_sigma, normal, only_when, perturb, step_key
 
 
 def cosine_increase(sigma_max: float, total_steps: int) -> optax.Schedule:
@@ -59,7 +59,7 @@ def random_weight_perturbation(
       key: root of the noise; step i draws from `fold_in(key, i)`.
       sampler: see `perturb`.
       weight: λ in [0, 1]; 1/2 is the mixed objective of Li et al. 2024 (mRWP).
-      every: noise on every such step only; the others use the gradient at the clean weights.
+      every: noise on every such step only; the others use the gradient at the clean weights, and draw nothing.
 
     Raises:
       ValueError: a setting out of range; or `update` without `params` or `grad_fn`.
@@ -84,8 +84,8 @@ def random_weight_perturbation(
                 "call update(gradient, state, params, grad_fn=lambda params, i: ...)."
             )
         strength = sigma(state.step) if callable(sigma) else sigma
-        strength = jnp.where(state.step % every == 0, strength, 0.0) if every > 1 else strength
-        there = grad_fn(perturb(params, step_key(root, state.step), strength, scale, sampler=sampler), 0)
+        draw = only_when(state.step % every == 0, sampler) if every > 1 else sampler
+        there = grad_fn(perturb(params, step_key(root, state.step), strength, scale, sampler=draw), 0)
         if weight < 1:
             there = jax.tree.map(lambda a, b: (weight * a + (1 - weight) * b).astype(b.dtype), there, updates)
         updates, inner_state = inner.update(there, state.inner, params, **extra)

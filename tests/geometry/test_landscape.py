@@ -23,6 +23,17 @@ def test_sharpness_of_a_quadratic():
         geometry.sharpness(LOSS, PARAMS, jax.random.key(0), 0.1, scale, num_samples=0)
 
 
+def test_one_call_after_the_other_gives_what_a_loop_gives():
+    scale, first = geometry.filter_wise(LAYOUTS), geometry.random_direction(PARAMS, jax.random.key(1), LAYOUTS)
+    offsets, loss = jnp.array([-1.0, 0.0, 0.5]), jax.jit(LOSS)
+    for measure in (
+        lambda **how: geometry.sharpness(loss, PARAMS, jax.random.key(0), 0.5, scale, **how),
+        lambda **how: geometry.slice_1d(loss, PARAMS, first, offsets, **how),
+        lambda **how: geometry.slice_2d(loss, PARAMS, (first, PARAMS), offsets, **how),
+    ):
+        np.testing.assert_allclose(measure(in_turn=geometry.one_by_one), measure(), rtol=1e-5)
+
+
 def test_directions_have_the_norms_of_the_filters():
     direction = geometry.random_direction(PARAMS, jax.random.key(1), LAYOUTS)
     np.testing.assert_allclose(

@@ -449,3 +449,37 @@ def test_bad_settings():
     for rho in (-1.0, float("nan")):
         with pytest.raises(ValueError, match="rho"):
             lora.lora_sam(tx, rho)
+
+
+def test_norms_that_are_known_give_the_same_step():
+    (adapters, there), tx = trained(), optax.sgd(0.02)
+    step = lora.make_step(loss_fn, SPEC, tx, 0.3, accumulate=2)
+    state = lora.init_state(adapters, tx, KEY)
+    expected, _ = step(lora.init_state(adapters, tx, KEY), there, BATCH)
+    found, _ = step(state, there, BATCH, lora.sq_norms(there, SPEC))
+    close(found.adapters, expected.adapters, 1e-6)
+    doubled = jax.tree.map(lambda norms: 4 * norms, lora.sq_norms(there, SPEC))
+    other, _ = step(
+        lora.init_state(adapters, tx, KEY), there, BATCH, doubled
+    )  # they are read, and not worked out again
+    assert not np.allclose(other.adapters["dense/kernel"]["b"], expected.adapters["dense/kernel"]["b"])
+
+
+def primitives(jaxpr):
+    """Names of all primitives of a program, but for those in branches of conditions."""
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        inside = [] if eqn.primitive.name == "cond" else jax.tree.leaves(list(eqn.params.values()))
+        for part in inside:
+            if hasattr(getattr(part, "jaxpr", part), "eqns"):
+                yield from primitives(getattr(part, "jaxpr", part))
+
+
+def test_a_step_without_noise_draws_nothing():
+    (adapters, there), tx = trained(), optax.sgd(0.02)
+    state = lora.init_state(adapters, tx, KEY)
+    for every, drawn in ((1, True), (3, False)):
+        step = lora.make_step(loss_fn, SPEC, tx, 0.3, every=every)
+        program = jax.make_jaxpr(step.call)(state, there, BATCH)
+        assert ("random_bits" in set(primitives(program.jaxpr))) is drawn
+        assert "random_bits" in str(program)

@@ -65,6 +65,18 @@ def test_noise_on_every_second_step_only():
     assert not np.allclose(run(noisy, 2)["kernel"], run(tx, 2)["kernel"])
 
 
+def test_a_step_without_noise_draws_nothing():
+    """Random numbers are in one branch of a condition alone."""
+    tx = random_weight_perturbation(optax.sgd(0.1), 0.3, SCALE, every=2)
+    update = lambda state: tx.update(PARAMS, state, PARAMS, grad_fn=lambda p, i: GRAD(p))[0]
+    names = lambda eqns: {eqn.primitive.name for eqn in eqns}
+    program = jax.make_jaxpr(update)(tx.init(PARAMS))
+    assert "random_bits" not in names(program.eqns)
+    (choice,) = (eqn for eqn in program.eqns if eqn.primitive.name == "cond")
+    drawing = ["random_bits" in str(branch) for branch in choice.params["branches"]]
+    assert drawing == [False, True]
+
+
 def test_same_call_as_sam():
     """`optax.contrib.sam` in opaque mode and this one take the same arguments and give trees of the same kind."""
     sam = optax.contrib.sam(
