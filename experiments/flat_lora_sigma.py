@@ -97,8 +97,8 @@ def optimizer():
     return optax.adamw(rate, weight_decay=0.0)
 
 
-def adapt(spec, base, few, key, step_for, sigma):
-    """Merged parameters after 1,000 steps."""
+def train(spec, base, few, key, step_for, sigma):
+    """Adapters after 1,000 steps, and the base that they belong to."""
     adapters, base = lora.init(key, base, spec)
     step = step_for(spec, sigma)
     order = jax.vmap(lambda k: jax.random.permutation(k, ROWS))(jax.random.split(key, STEPS * BATCH // ROWS))
@@ -108,7 +108,13 @@ def adapt(spec, base, few, key, step_for, sigma):
 
     state = lora.init_state(adapters, step.optimizer, jax.random.fold_in(key, 1))
     state, _ = jax.lax.scan(one, state, order.reshape(STEPS, BATCH))
-    return lora.merge(base, state.adapters, spec)
+    return state.adapters, base
+
+
+def adapt(spec, base, few, key, step_for, sigma):
+    """Merged parameters after 1,000 steps."""
+    adapters, base = train(spec, base, few, key, step_for, sigma)
+    return lora.merge(base, adapters, spec)
 
 
 def measures(params, spec, few, test, key):

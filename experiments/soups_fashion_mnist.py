@@ -13,6 +13,7 @@ import argparse
 import datetime
 import functools
 import pathlib
+import runpy
 import subprocess
 import time
 import warnings
@@ -26,9 +27,10 @@ from matplotlib.figure import Figure
 from clujax import data, geometry, models, soups
 from clujax.reports.figures import look
 from clujax.reports.figures.soup_weights import soup_weights
-from clujax.soups import Descent, StackedPool, Subset, groups
+from clujax.soups import Descent, StackedPool, Subset, finetuning, groups
 
-COUNT, EPOCHS, BATCH, INNER, RATE = 16, 12, 125, 5, 0.05
+CONFIG = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "configs/soups/fashion_mnist.py"))["get_config"]()
+COUNT, BATCH, INNER, RATE = CONFIG.pool.count, CONFIG.learn.batch_size, CONFIG.learn.epochs, CONFIG.learn.learning_rate
 NET = models.mlp(10, widths=(256, 64))
 OBJECTIVE = soups.cross_entropy(lambda params, batch, key: NET.apply(params, {}, batch["x"])[0])
 INSIDE = Descent(learning_rate=RATE, epochs=INNER)
@@ -63,35 +65,12 @@ def start(key, columns):
     return jax.lax.scan(step, (begin, tx.init(begin)), jnp.concatenate(order).reshape(-1, 128))[0][0]
 
 
-def pool(key, params, columns, rates=(1e-4, 6e-4)):
-    """Sixteen models fine-tuned from `params` in one program, as a stack."""
-    rows, steps = 1500, EPOCHS * (1500 // 128)
-
-    def one(key):
-        draws = jax.random.split(key, 7)
-        uniform = lambda k, low, high: jnp.exp(jax.random.uniform(k, minval=jnp.log(low), maxval=jnp.log(high)))
-        rate, decay = uniform(draws[0], *rates), uniform(draws[1], 1e-4, 1e-2)
-        smooth, noise = (jax.random.choice(draws[i], jnp.array([0.0, 0.05, 0.1])) for i in (2, 3))
-        few = jax.random.permutation(draws[4], len(columns["y"]))[:rows]
-        order = jax.vmap(lambda k: jax.random.permutation(k, rows)[: rows // 128 * 128])(
-            jax.random.split(draws[5], EPOCHS)
-        )
-        tx = optax.scale_by_adam()
-
-        def step(carry, at):
-            params, state = carry
-            index, number = at
-            x, y = columns["x"][few[index]], columns["y"][few[index]]
-            x = x + noise * jax.random.normal(jax.random.fold_in(draws[6], number), x.shape)
-            target = optax.smooth_labels(jax.nn.one_hot(y, 10), smooth)
-            loss = lambda p: optax.losses.softmax_cross_entropy(NET.apply(p, {}, x)[0], target).mean()
-            updates, state = tx.update(jax.grad(loss)(params), state)
-            now = rate * 0.5 * (1 + jnp.cos(jnp.pi * number / steps))
-            return (jax.tree.map(lambda p, u: p - now * (u + decay * p), params, updates), state), None
-
-        return jax.lax.scan(step, (params, tx.init(params)), (order.reshape(-1, 128), jnp.arange(steps)))[0][0]
-
-    return StackedPool(jax.jit(jax.vmap(one))(jax.random.split(key, COUNT)))
+def pool(seed, key, params, columns, **changes):
+    """Sixteen models fine-tuned from `params` in one program, as configs/soups/fashion_mnist.py has them."""
+    settings = CONFIG.pool.copy_and_resolve_references()
+    settings.update(changes)
+    recipes = finetuning.draw_recipes(settings, seed)
+    return StackedPool(finetuning.fine_tune(NET, params, columns, settings, recipes, key))
 
 
 def prepared(seed, found):
@@ -166,7 +145,7 @@ def main():
     for seed in range(arguments.seeds):
         params, tune, batches, held, test, key = prepared(seed, found)
         tell = lambda params, held=held, test=test: np.array([*judged(params, held), *judged(params, test)], float)
-        made = pool(jax.random.fold_in(key, 1), params, tune)
+        made = pool(seed, jax.random.fold_in(key, 1), params, tune)
         each = np.array([tell(made.load(k)) for k in range(COUNT)])
         add(rows, "mean individual", (*each.mean(0), 0.0, np.nan))
         for name, make in methods(made, batches, held, key).items():
@@ -180,7 +159,7 @@ def main():
         for name, params_of in variations(made, ranked, batches, held, key).items():
             add(curves, name, tell(params_of()))
         print(f"seed {seed}: {time.perf_counter() - begin:.0f} s", flush=True)
-    far = outside(params, tune, held, key)
+    far = outside(seed, params, tune, held, key)
     arguments.out.mkdir(parents=True, exist_ok=True)
     picture_weights(kept).savefig(arguments.out / "mehl_soup_weights.png", dpi=110)
     picture_curves(curves, arguments.seeds).savefig(arguments.out / "mehl_soup_curves.png", dpi=110)
@@ -189,11 +168,11 @@ def main():
     print(text)
 
 
-def outside(params, tune, held, key):
+def outside(seed, params, tune, held, key):
     """A pool that left the basin: learning rates of 5e-3 on pictures upside down."""
     turned = tune | {"x": tune["x"].reshape(-1, 28, 28)[:, ::-1].reshape(len(tune["y"]), -1)}
     seen = held | {"x": held["x"].reshape(-1, 28, 28)[:, ::-1].reshape(len(held["y"]), -1)}
-    made = pool(jax.random.fold_in(key, 9), params, turned, rates=(5e-3, 2e-2))
+    made = pool(seed, jax.random.fold_in(key, 9), params, turned, learning_rate=(5e-3, 2e-2))
     score = lambda p: float(judged(p, seen)[0])
     scores = [score(made.load(k)) for k in range(COUNT)]
     with warnings.catch_warnings(record=True) as caught:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax
+import numpy as np
 from jaxtyping import PyTree
 
 
@@ -155,7 +156,7 @@ def inverse_product(
       >>> inverse_product(lambda v: 3.0 * v, jnp.array([1.0, 2.0]), damping=1.0)
       Array([0.25, 0.5 ], dtype=float32)
     """
-    if not isinstance(damping, jax.core.Tracer) and not damping >= 0:
+    if not isinstance(damping, jax.core.Tracer) and not np.asarray(damping) >= 0:
         raise ValueError(f"damping is {damping}; expected a number of at least 0.")
     wide = jax.tree.map(lambda leaf: leaf.astype(_wide(leaf)), vector)
     leaves = jax.tree.leaves(wide)

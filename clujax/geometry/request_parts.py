@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree, ScalarLike
 
 from clujax.geometry.products import hvp, inverse_hvp
@@ -103,7 +104,7 @@ def request_parts(
     """
     _check(learn_loss, forget_loss, plain_learn_loss, plain_forget_loss)
     p_learn, p_forget, p_remain = _normalized(shares, learn_loss is not None, forget_loss is not None)
-    if not isinstance(rate, jax.core.Tracer) and not rate > 0:
+    if not isinstance(rate, jax.core.Tracer) and not np.asarray(rate) > 0:
         raise ValueError(f"rate is {rate}; expected α > 0, inf for a full step.")
     at = params if reference is None else reference
     plain_learn, plain_forget = plain_learn_loss or learn_loss, plain_forget_loss or forget_loss
@@ -194,6 +195,6 @@ def _normalized(shares, learns, forgets):
     """(p_learn, p_forget, p_remain), 0 for an absent set."""
     present = Shares(shares.learn if learns else 0.0, shares.forget if forgets else 0.0, shares.remain)
     known = not any(isinstance(share, jax.core.Tracer) for share in present)
-    if known and not (present.learn >= 0 and present.forget >= 0 and present.remain > 0):
+    if known and not (np.asarray(present[:2]) >= 0).all() & (np.asarray(present.remain) > 0):
         raise ValueError(f"{present}; expected numbers of rows, at least 0, and remaining rows, more than 0.")
     return tuple(share / sum(present) for share in present)

@@ -37,7 +37,7 @@ def init(key: PRNGKeyArray, base: PyTree, spec: Spec, gradients: PyTree | None =
     adapters, moved = {}, {}
     for entry in spec:
         kernel = jnp.asarray(leaves[entry.name])
-        if not isinstance(kernel, jax.core.Tracer) and not bool(jnp.isfinite(kernel).all()):
+        if _known_not_finite(kernel):
             raise ValueError(f"{entry.name!r} has NaN or Inf; start from a finite network.")
         if entry.init.needs_gradient and slopes is None:
             raise ValueError(f"the initialisation {entry.init.name} of {entry.name!r} needs gradients= at the base.")
@@ -160,6 +160,14 @@ def check_shapes(tree: PyTree, spec: Spec) -> None:
     ]
     if wrong:
         raise ValueError(f"the tree does not fit the spec: {'; '.join(wrong[:5])}; it has {shown(leaves)}.")
+
+
+def _known_not_finite(kernel: Array) -> bool:
+    """Whether a kernel that can be looked at has NaN or Inf; one held by a function that is being traced can be too."""
+    if isinstance(kernel, jax.core.Tracer):
+        return False
+    with jax.ensure_compile_time_eval():
+        return not bool(jnp.isfinite(kernel).all())
 
 
 def _wide(leaf: Any) -> Array:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 
@@ -32,7 +33,7 @@ def adaptive_coefficients(
       Array([0.6666667 , 0.33333334], dtype=float32)
     """
     for name, value in (("exponent", exponent), ("floor", floor)):
-        if not isinstance(value, jax.core.Tracer) and not value >= 0:
+        if not isinstance(value, jax.core.Tracer) and not np.asarray(value) >= 0:
             raise ValueError(f"{name} is {value}; expected a number of at least 0.")
     if jnp.ndim(losses) != 1:
         raise ValueError(f"losses has shape {jnp.shape(losses)}; expected one loss a row, shape [B].")

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import ScalarLike
 
@@ -36,9 +37,9 @@ def slow_weights(step_size: ScalarLike, every: ScalarLike = 1) -> optax.Gradient
     Source: Zhang et al. 2019 (lookahead); the outer step of Huang et al. 2024.
     """
     # A value under trace, as optax.inject_hyperparams hands over, cannot be read.
-    if not isinstance(step_size, jax.core.Tracer) and not 0 <= step_size <= 1:
+    if not isinstance(step_size, jax.core.Tracer) and not 0 <= np.asarray(step_size) <= 1:
         raise ValueError(f"step_size is {step_size}; expected a number in [0, 1].")
-    if not isinstance(every, jax.core.Tracer) and not every >= 1:
+    if not isinstance(every, jax.core.Tracer) and not np.asarray(every) >= 1:
         raise ValueError(f"every is {every}; expected an integer of at least 1.")
     if not isinstance(step_size, jax.Array) and step_size == 1:
         return optax.with_extra_args_support(optax.identity())

@@ -54,6 +54,18 @@ def test_the_merged_network_begins_as_the_base(init):
         assert np.linalg.matrix_rank(base["dense"]["kernel"] - there["dense"]["kernel"], tol=1e-4) == 2
 
 
+def test_adapters_begin_within_a_compiled_function():
+    """Over keys, with a base that the function holds: it is looked at all the same."""
+    base = tree()
+    spec = lora.build_spec(base, rules())
+    each = jax.jit(jax.vmap(lambda key: lora.init(key, base, spec)[0]))(jax.random.split(KEY, 3))
+    one = lora.init(jax.random.split(KEY, 3)[1], base, spec)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-6), each, one)
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, base)
+    with pytest.raises(ValueError, match="NaN"):
+        jax.jit(lambda key: lora.init(key, broken, spec)[0])(KEY)
+
+
 def test_ranges_of_drawn_factors():
     base = {"kernel": jnp.ones((400, 50))}
     for init, bound in ((lora.kaiming, 1 / 20), (lora.he, np.sqrt(6) / 20)):

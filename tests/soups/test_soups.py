@@ -1,5 +1,8 @@
 """Soups of a quadratic loss, where everything is known: weights that sum to 1, recipes, the affine hull and its limits."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,3 +139,129 @@ def test_mixing_is_linear_and_its_gradient_a_projection():
     slope = jax.grad(lambda p: loss_fn(p, None, None)[0])(mixing.mix(TARGET, directions, x, numbers))
     np.testing.assert_allclose(mixing.project(slope, directions, numbers), by_rule, rtol=1e-4, atol=1e-5)
     assert set(geometry.named(TARGET)) == {"a/kernel", "a/bias", "fixed"}
+
+
+def test_the_gradient_of_the_coefficients_is_that_of_an_explicit_sum_and_of_differences():
+    """θ = Σ_k w_k θ_k with w of one coefficient a model, and of one a model and leaf; the first is the sum of the second."""
+    from clujax.geometry import mixing
+
+    pool, center = models(4), jax.tree.map(lambda *x: sum(x) / 4, *models(4))
+    directions = jax.tree.map(lambda c, *x: jnp.stack(x) - c, center, *pool)
+    found = {}
+    for rule in (soups.groups.leaf, soups.groups.whole):
+        numbers = soups.make_groups(center, rule)
+        x = jnp.full((4, len(numbers.names)), 0.1)
+        slope = jax.grad(lambda p: loss_fn(p, None, None)[0])(mixing.mix(center, directions, x, numbers))
+        found[rule] = mixing.project(slope, directions, numbers)
+
+        def explicit(x, numbers=numbers):
+            w = 0.25 + x - x.mean(0)  # Σ_k x_k (θ_k − mean) moves weight from all to k
+            leaves = [jax.tree.leaves(model) for model in pool]
+            mixed = [sum(w[k, of] * leaves[k][i] for k in range(4)) for i, of in enumerate(numbers.of)]
+            return loss_fn(jax.tree.unflatten(jax.tree.structure(center), mixed), None, None)[0]
+
+        np.testing.assert_allclose(found[rule], jax.grad(explicit)(x), rtol=1e-4, atol=1e-5)
+        step = 1e-2
+        for at in np.ndindex(*x.shape):
+            difference = (explicit(x.at[at].add(step)) - explicit(x.at[at].add(-step))) / (2 * step)
+            np.testing.assert_allclose(found[rule][at], difference, rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(found[soups.groups.leaf].sum(1), found[soups.groups.whole][:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_one_block_of_all_models_is_the_same_from_either_reference():
+    plain = soups.Descent(optimizer=optax.sgd, learning_rate=0.05, epochs=4)
+    options = {"inner": plain, "normalize": soups.raw, "order": soups.given([0, 1, 2, 3, 4])}
+    running, mean = (learn(MemoryPool(models()), reference=r, **options) for r in (soups.running, soups.pool_mean))
+    close(running.params, mean.params, 1e-6)
+    np.testing.assert_allclose(running.weights, mean.weights, atol=1e-6)
+
+
+def test_a_model_at_the_reference_has_no_direction_and_no_coefficient():
+    pool = models(3)
+    middle = jax.tree.map(lambda *x: sum(x) / 3, *pool)
+    options = {"reference": soups.pool_mean, "normalize": soups.unit}
+    three = learn(MemoryPool(pool), **(options | {"order": soups.given([0, 1, 2])}))
+    four = learn(MemoryPool([*pool, middle]), **(options | {"order": soups.given([0, 1, 2, 3])}))
+    close(three.params, four.params, 1e-5)
+    alpha = four.weights[:3] - four.weights[3]  # the fourth has no coefficient, and its share of the mean alone
+    np.testing.assert_allclose(three.weights, alpha + (1 - alpha.sum(0)) / 3, atol=1e-5)
+    assert np.isfinite(four.weights).all()
+
+
+def test_models_that_are_not_loaded_are_in_the_center():
+    """In the paper's form a block starts from mean + Σ α_j (θ_j − mean) over all models outside of it."""
+    seen = []
+
+    class Watched:
+        epochs = 3
+
+        def prepare(self, span, *arguments):
+            solve = soups.Descent(optimizer=optax.adam, learning_rate=0.05, epochs=3).prepare(span, *arguments)
+
+            def run(center, directions, x, *rest, **more):
+                after, losses = solve(center, directions, x, *rest, **more)
+                seen.append((jax.device_get(center), np.array(x), np.array(after)))
+                return after, losses
+
+            return run
+
+    pool, order = models(4), [0, 1, 2, 3]
+    found = soups.mehl(MemoryPool(pool), loss_fn, BATCHES, key=KEY, block_size=2, sweeps=2, reference=soups.pool_mean,
+                       normalize=soups.raw, order=soups.given(order), inner=Watched())  # fmt: skip
+    mean = jax.tree.map(lambda *x: sum(x) / 4, *pool)
+    alpha = np.zeros((4, len(found.groups.names)))
+    for number, (center, began, after) in enumerate(seen):
+        block = [0, 1] if number % 2 == 0 else [2, 3]
+        np.testing.assert_allclose(began, alpha[block], atol=1e-6)
+        others = [k for k in order if k not in block]
+        for i, (name, leaf) in enumerate(geometry.named(center).items()):
+            if i in found.groups.frozen or name == "fixed":
+                continue
+            of, middle = found.groups.of[i], geometry.named(mean)[name]
+            step = sum(alpha[k, of] * (geometry.named(pool[k])[name] - middle) for k in others)
+            np.testing.assert_allclose(leaf, middle + step, atol=1e-5)
+        alpha[block] = after
+    assert len(seen) == 4
+
+
+class Transient:
+    """A pool that keeps no model, and counts those that are alive."""
+
+    def __init__(self, count):
+        self.count, self.alive, self.most = count, 0, 0
+        self.struct = jax.eval_shape(lambda: self.made(0))
+        self.names = [f"m{k}" for k in range(count)]
+
+    def made(self, k):
+        return {"kernel": jnp.zeros((64, 32)) + k, "bias": jnp.zeros(32) - k}
+
+    def __len__(self):
+        return self.count
+
+    def load(self, k, paths=None):
+        kernel = np.random.default_rng(k).normal(size=(64, 32)).astype(np.float32)
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(kernel, self.let_go)
+        return {"kernel": kernel, "bias": np.full(32, -k, np.float32)}
+
+    def let_go(self):
+        self.alive -= 1
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_memory_does_not_grow_with_the_pool(prefetch):
+    far = lambda params, batch, key: (sum(jnp.sum(p**2) for p in jax.tree.leaves(params)), {})
+    inner, seen = soups.Descent(optimizer=optax.adam, learning_rate=0.05, epochs=1), []
+    for count in (4, 8, 16):
+        pool = Transient(count)
+        before = sum(each.nbytes for each in jax.live_arrays())
+        found = soups.mehl(pool, far, BATCHES, key=KEY, inner=inner, block_size=2, prefetch=prefetch)
+        seen.append((pool.most, max(record["live_bytes"] for record in found.history) - before))
+        del found
+        gc.collect()
+    assert seen[0][0] <= 3  # a block, and one more
+    one = 4 * (64 * 32 + 32)
+    assert all(most == seen[0][0] for most, _ in seen)
+    assert all(abs(live - seen[0][1]) < one / 2 for _, live in seen)
+    assert seen[0][1] < 6 * one  # (b + 3)·D and small change
