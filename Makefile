@@ -29,7 +29,7 @@ demo: $(READY)   ## train, forget, show: about a minute on two cores after set-u
 	$(BIN)/clujax run configs/unlearning/demo.py --workdir runs/demo
 
 test: $(READY) $(VENV)/.plan lint  ## what CI runs: lint, run-time shape checks, tests, doctests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)   ## ruff, format included
 	$(BIN)/ruff check .

@@ -45,9 +45,8 @@ def free_port():
 def start(words, name, devices=1, **environment):
     """One process in a group of its own, its output in the files `name`.out and `name`.err."""
     base = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    base |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
-    if devices == 1:
-        base.pop("XLA_FLAGS", None)
+    count = "--xla_force_host_platform_device_count="
+    base["XLA_FLAGS"] = base["XLA_FLAGS"].replace(f"{count}8", f"{count}{devices}" if devices > 1 else "")
     base |= {"PYTHONPATH": str(ROOT)} | environment
     with open(f"{name}.out", "wb") as out, open(f"{name}.err", "wb") as err:
         command = [sys.executable, *map(str, words)]
