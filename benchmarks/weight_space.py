@@ -50,6 +50,10 @@ def lora_steps():
     run = {
         name: lambda s=step: jax.block_until_ready(s(state, base, batch)[0].adapters) for name, step in steps.items()
     }
+    known, step = lora.sq_norms(base, spec), steps["Flat-LoRA, normal"]
+    run["the same, norms of the base known"] = lambda: jax.block_until_ready(
+        step(state, base, batch, known)[0].adapters
+    )
     for name, sampler in kinds.items():
         draw = jax.jit(lambda key, sampler=sampler: [sampler(key, entry.shape, jnp.float32) for entry in spec])
         run[f"the numbers alone, {name}"] = lambda d=draw: jax.block_until_ready(d(jax.random.key(3)))

@@ -73,9 +73,8 @@ def main():
         base, spec, (plain, flat), few, held, test = prepared(seed, found)
         tell = jax.jit(functools.partial(setting.measures, spec=spec, test=test, few=few, key=jax.random.key(9)))
         batches = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 100], held) for i in range(0, HELD, 100)]
-        entries = {entry.name: entry for entry in spec}
         for name, each in {"LoRA": plain, "Flat-LoRA, σ 0.3": flat, "both": plain + flat}.items():
-            pool = soups.AdapterPool(base, each, entries)
+            pool = soups.AdapterPool(base, each, spec)
             if name != "both":
                 for k in range(len(pool)):
                     rows.setdefault((name, "each alone"), []).append(measured(tell, held, pool.load(k)))

@@ -1,6 +1,6 @@
 """Pools of low-rank adapters on one base: models that are never formed, with inner products in closed form."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -34,7 +34,7 @@ class AdapterPool:
         self,
         base: PyTree,
         adapters: Sequence[Mapping[str, Mapping[str, Array]]],
-        spec: Mapping[str, Attached],
+        spec: Mapping[str, Attached] | Iterable[Attached],
         names: Sequence[str] | None = None,
     ):
         """Keep base and factors.
@@ -42,7 +42,7 @@ class AdapterPool:
         Args:
             base: the model that all adapters were trained on.
             adapters: {path: {"a": ..., "b": ...}} each, of the same paths; ranks may differ.
-            spec: path -> anything with `layout` and `scale`.
+            spec: path -> anything with `layout` and `scale`; or such things with a `name`, as `lora.build_spec` gives them.
             names: of the adapters.
 
         Raises:
@@ -50,6 +50,7 @@ class AdapterPool:
         """
         if not adapters:
             raise ValueError("a pool needs models; got no adapter.")
+        spec = spec if isinstance(spec, Mapping) else {entry.name: entry for entry in spec}
         leaves, paths = named(base), list(adapters[0])
         for k, adapter in enumerate(adapters):
             if set(adapter) != set(paths):

@@ -253,6 +253,18 @@ def test_sizes_make_groups():
     assert count(soups.groups.by_size(10**6)) == count(soups.groups.whole)
 
 
+def test_groups_must_be_total():
+    tree = {"a": {"w": jnp.zeros(3), "b": jnp.zeros(2)}, "n": jnp.int32(1)}
+    some = soups.groups.by(lambda name: "weights" if name.endswith("w") else None)
+    with pytest.raises(ValueError, match=r"no group for a/b"):
+        soups.make_groups(tree, some)
+    with pytest.raises(ValueError, match="gave 1 groups for 2 leaves"):
+        soups.make_groups(tree, lambda names, sizes: ["all"])
+    with pytest.raises(ValueError, match="nothing can be mixed"):
+        soups.make_groups({"n": jnp.int32(1)})
+    assert soups.make_groups(tree, soups.groups.module).names == ("a",)
+
+
 def test_the_warning_about_basins_has_numbers():
     with pytest.warns(soups.BasinWarning, match=r"60.*80"):
         assert not soups.check_basin(60.0, [70.0, 90.0])

@@ -108,7 +108,7 @@ def test_adapters_of_one_base_are_a_pool():
     for i in range(3):
         started = lora.init(jax.random.key(i), base, spec)[0]
         each.append(jax.tree.map(lambda x, i=i: x + 0.1 * jax.random.normal(jax.random.key(i), x.shape), started))
-    pool = soups.AdapterPool(base, each, {entry.name: entry for entry in spec})
+    pool = soups.AdapterPool(base, each, spec)
     assert len(pool) == 3
     close(pool.load(1), lora.merge(base, each[1], spec))
     close(soups.uniform(pool).params, jax.tree.map(lambda *x: sum(x) / 3, *[lora.merge(base, a, spec) for a in each]))
@@ -122,8 +122,8 @@ def test_bad_pools_are_refused():
         learn(MemoryPool(good), block_size=0)
     with pytest.raises(ValueError, match="block_size is 1"):
         learn(MemoryPool(good), block_size=1)
-    broken = [*good[:2], jax.tree.map(lambda x: x * jnp.nan, good[2])]
-    with pytest.raises(ValueError, match=r"finite|NaN"):
+    broken = [*good[:2], good[2] | {"a": good[2]["a"] | {"bias": jnp.array([1.0, jnp.inf])}}]
+    with pytest.raises(ValueError, match=r"model 2.*a/bias.*(finite|NaN|Inf)|model 2.*(finite|NaN|Inf).*a/bias"):
         learn(MemoryPool(broken))
     with pytest.raises(ValueError, match="sweeps"):
         learn(MemoryPool(good), sweeps=0)
