@@ -22,6 +22,15 @@ from clujax.lora.initializations import (
 from clujax.lora.merging import MergeError, merge_error, merge_stochastically, round_stochastically
 from clujax.lora.optimizers import lora_plus
 from clujax.lora.peft import module_name, read_peft, write_peft
+from clujax.lora.rank_allocation import (
+    AllocationState,
+    Trained,
+    allocate_rank,
+    cubic_budget,
+    factors,
+    init_singular,
+    non_orthogonality,
+)
 from clujax.lora.rules import Adapted, LoraRule, Spec, build_spec, rank_stabilized, standard
 from clujax.lora.sam import lora_sam, make_merged_sam_step
 from clujax.lora.steps import LoraState, Noise, init_state, make_step, per_microbatch, per_shard, per_step
@@ -29,6 +38,7 @@ from clujax.lora.steps import LoraState, Noise, init_state, make_step, per_micro
 __all__ = [
     "Adapted",
     "Adapters",
+    "AllocationState",
     "Explored",
     "Initialization",
     "LoraRule",
@@ -36,20 +46,25 @@ __all__ = [
     "MergeError",
     "Noise",
     "Spec",
+    "Trained",
     "a_first",
+    "allocate_rank",
     "alternating",
     "ascent",
     "b_first",
     "build_spec",
     "check",
     "check_shapes",
+    "cubic_budget",
     "delta",
     "effective",
     "explored",
     "factored",
+    "factors",
     "gaussian",
     "he",
     "init",
+    "init_singular",
     "init_state",
     "kaiming",
     "labels",
@@ -64,6 +79,7 @@ __all__ = [
     "merge_stochastically",
     "merged_std",
     "module_name",
+    "non_orthogonality",
     "olora",
     "per_microbatch",
     "per_shard",

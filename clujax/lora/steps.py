@@ -75,6 +75,7 @@ def make_step(
     before_norm: bool = False,
     materialize: bool = False,
     prepare: Callable[[PyTree], PyTree] = lambda base: base,
+    factors_of: Callable[[Any], Adapters] = lambda trained: trained,
     mesh: Mesh | None = None,
     donate: bool = True,
 ) -> Callable[..., tuple[LoraState, dict]]:
@@ -97,6 +98,7 @@ def make_step(
       sampler, extra, deviation, before_norm: as in `perturbed`.
       materialize: keep one noisy copy of the adapted kernels for the step instead of drawing it again for each micro-batch.
       prepare: makes the float tree that the spec describes from what is stored (dequantise); identity when nothing is.
+      factors_of: makes the adapters of what is trained, where that is another tree (`rank_allocation.factors`).
       mesh: with `per_shard`, the mesh that the batch is split over.
       donate: reuse the memory of the incoming state.
 
@@ -142,7 +144,7 @@ def make_step(
     options = {"extra": extra, "deviation": deviation, "before_norm": before_norm}
 
     def clean(adapters: Adapters, base: PyTree, batch: Any, key: PRNGKeyArray) -> Any:
-        return value_and_grad(adapters, lambda a: merge(base, a, spec), batch, key)
+        return value_and_grad(adapters, lambda a: merge(base, factors_of(a), spec), batch, key)
 
     def noisy(
         adapters: Adapters,
@@ -159,7 +161,7 @@ def make_step(
             index = i // 2 if antithetic else i
             signed = lambda k, shape, dtype: sign * at_step(k, shape, dtype)
             at = jax.random.fold_in(drawn, index) if index else drawn
-            place = lambda a: perturbed(base, a, spec, at, strength, sampler=signed, known=known, **options)
+            place = lambda a: perturbed(base, factors_of(a), spec, at, strength, sampler=signed, known=known, **options)
             return value_and_grad(adapters, place, batch, key)
 
         return _mean([draw(i) for i in range(num_samples)])
@@ -173,7 +175,7 @@ def make_step(
         if not silent:
             known = sq_norms(base, spec) if known is None else known
         if materialize and not silent:
-            kept = draws(base, adapters, spec, at, strength, sampler=at_step, known=known, **options)
+            kept = draws(base, factors_of(adapters), spec, at, strength, sampler=at_step, known=known, **options)
 
         def micro(i: Array, part: Any) -> Any:
             own = jax.random.fold_in(at, _LOSS)
@@ -181,7 +183,7 @@ def make_step(
             if silent:
                 return clean(adapters, base, part, own)
             if kept is not None:
-                place = lambda a: with_draws(base, a, spec, kept, before_norm=before_norm)
+                place = lambda a: with_draws(base, factors_of(a), spec, kept, before_norm=before_norm)
                 found = value_and_grad(adapters, place, part, own)
             else:
                 found = noisy(adapters, base, part, own, noise.of(at, i), known, strength, at_step)
