@@ -1,6 +1,8 @@
 """What adapters start from: published weights where they are found, else a small network pretrained on the spot."""
 
+import collections
 import functools
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
-from sklearn.feature_extraction.text import CountVectorizer
 
 from clujax import models
 from clujax.adaptation.pretraining import Columns, descended, pretrained
@@ -120,8 +121,9 @@ def enlarged(x: Num[Array | np.ndarray, "B H W *C"], size: int) -> Float[Array, 
 
 def word_tokenizer(texts: Sequence[str], vocabulary: int) -> Callable[[Sequence[str], int], np.ndarray]:
     """Numbers for the most frequent words of some texts: 0 is padding, 1 any other word."""
-    counter = CountVectorizer(max_features=vocabulary - 2, token_pattern=r"[^\W\d_]+(?:'[^\W\d_]+)?|[!?]").fit(texts)
-    number, words = {word: i + 2 for word, i in counter.vocabulary_.items()}, counter.build_analyzer()
+    words = lambda text: re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|[!?]", text.lower())
+    counts = collections.Counter(word for text in texts for word in words(text))
+    number = {word: i for i, (word, _) in enumerate(counts.most_common(vocabulary - 2), UNKNOWN + 1)}
 
     def tokenize(texts: Sequence[str], length: int) -> Int[np.ndarray, "B T"]:
         rows = np.full((len(texts), length), PADDING, np.int32)
