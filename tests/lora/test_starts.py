@@ -103,6 +103,10 @@ def test_reading_words_brings_words_of_the_same_texts_together():
     params = starts.reading_words(network, tokens, settings, jax.random.key(0))
     one, again, other = models.embed(network, params, jnp.array([[2, 3, 4], [4, 2, 3], [5, 6, 7]]))
     assert one @ again > one @ other + 0.5
+    # Words without a number of their own are not to be told: nothing is learned of texts of them.
+    still = starts.reading_words(network, np.ones((200, 3), np.int32), settings, jax.random.key(0))
+    first, _ = network.init(jax.random.key(0), jnp.ones((1, 3), jnp.int32))
+    jax.tree.map(np.testing.assert_array_equal, still, first)
 
 
 def photo_config():
@@ -133,12 +137,16 @@ def test_a_seed_does_not_adapt_to_the_rows_that_the_small_network_has_seen(monke
         lambda config, classes, train: seen.update(train) or starts.photo_start(config, classes, train),
     )
     config = photo_config()
+    config.data.label_noise = 0.4
     with pytest.warns(UserWarning, match="on the spot"):
         task = tasks.photos(config).of(0)
     raw = data.load("digits").train["x"] / np.float32(16)
     place = {row.tobytes(): i for i, row in enumerate(raw.astype(np.float32))}
     adapted = {place[row.tobytes()] for row in task.train["x"]}
     assert len(task.train["y"]) == 100
+    labels = data.load("digits").train["y"]
+    right = [labels[place[row.tobytes()]] == y for row, y in zip(task.train["x"], task.train["y"])]
+    assert 60 <= sum(right) <= 80  # of 40 labels drawn anew a tenth is right again
     assert not adapted & {place[row.tobytes()] for row in seen["x"]}
     config.data.train_rows = 1400
     with pytest.raises(ConfigError, match="train_rows"):
