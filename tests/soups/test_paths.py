@@ -1,5 +1,7 @@
 """The less travelled ways to a soup: disk, adapters in closed form, Gauss–Newton, resuming, many devices, statistics, refusals."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,6 +166,27 @@ def test_at_most_a_block_and_the_next_are_loaded_and_the_step_compiles_once():
     assert seen[0][0] == seen[1][0]  # as many traces for two blocks as for four
 
 
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_the_next_block_is_read_while_one_is_learned(prefetch):
+    read = []
+
+    class Told(MemoryPool):
+        def load(self, k, paths=None):
+            read.append(k)
+            return super().load(k, paths)
+
+    def told(record):
+        if record["block"] == 0:
+            limit = time.monotonic() + (20 if prefetch else 0.2)
+            while len(read) < 4 and time.monotonic() < limit:
+                time.sleep(0.01)
+            seen.append(len(read))
+
+    seen = []
+    learn(Told(models()), prefetch=prefetch, callback=told)
+    assert seen == [4 if prefetch else 2]
+
+
 def test_directions_in_few_bits_and_models_in_few_bits():
     pool = MemoryPool(models())
     close(learn(pool, directions_dtype=jnp.bfloat16).params, learn(pool).params, 0.02)
@@ -195,6 +218,7 @@ def test_safeguard_undoes_a_block_and_patience_ends_a_run():
     kept = learn(pool, inner=wild, accept=soups.improve, sweeps=2, patience=1)
     assert value(kept.params) <= value(soups.uniform(soups.Subset(pool, kept.history[0]["models"])).params) + 1e-6
     assert not kept.history[0]["accepted"]
+    assert kept.history[0]["after"] == kept.history[0]["before"]
     assert len(kept.history) == 1
 
 
