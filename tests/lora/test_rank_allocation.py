@@ -101,6 +101,10 @@ def test_what_stays_open_has_the_largest_scores_by_hand():
     assert set(np.flatnonzero(flat)) <= set(largest)
     assert opened(now) == len(set(np.flatnonzero(flat))) > 0
     assert int(state.step) == 2
+    for name in trained:
+        for part in "asb":
+            np.testing.assert_allclose(state.sensitivity[name][part], mean[name][part], rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(state.uncertainty[name][part], vary[name][part], rtol=1e-4, atol=1e-7)
 
 
 def test_a_closed_component_may_open_again():
