@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
+from rich.progress import Progress
 
 from clujax import data, models
 from clujax.errors import ConfigError
@@ -16,7 +17,13 @@ Columns = Mapping[str, Any]
 Loss = Callable[[PyTree, Columns, PRNGKeyArray], tuple[Array, dict]]
 
 
-def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDict, key: PRNGKeyArray) -> PyTree:
+def pretrained(
+    network: models.Classifier,
+    columns: Columns,
+    settings: ConfigDict,
+    key: PRNGKeyArray,
+    progress: Progress | None = None,
+) -> PyTree:
     """A network trained on columns x, y with Adam: `epochs`, `batch_size`, `learning_rate` of `settings`.
 
     Raises:
@@ -25,10 +32,17 @@ def pretrained(network: models.Classifier, columns: Columns, settings: ConfigDic
     params, stats = network.init(key, jnp.asarray(columns["x"][:1]))
     if jax.tree.leaves(stats):
         raise ConfigError("model keeps statistics of its inputs (BatchNorm); give one without: mlp, cnn, vit.")
-    return descended(loss_of(network), params, columns, settings, key)
+    return descended(loss_of(network), params, columns, settings, key, progress)
 
 
-def descended(loss: Loss, params: PyTree, columns: Columns, settings: ConfigDict, key: PRNGKeyArray) -> PyTree:
+def descended(
+    loss: Loss,
+    params: PyTree,
+    columns: Columns,
+    settings: ConfigDict,
+    key: PRNGKeyArray,
+    progress: Progress | None = None,
+) -> PyTree:
     """Parameters after `settings.epochs` of Adam on batches of columns; cost: one gradient a step.
 
     Args:
@@ -37,6 +51,7 @@ def descended(loss: Loss, params: PyTree, columns: Columns, settings: ConfigDict
       columns: of one length.
       settings: epochs, batch_size, learning_rate.
       key: of the order of rows and of the loss.
+      progress: shows a bar.
     """
     rows = len(jax.tree.leaves(columns)[0])
     batch_at = data.resident(columns, settings.batch_size, jax.random.fold_in(key, 1))
@@ -51,8 +66,13 @@ def descended(loss: Loss, params: PyTree, columns: Columns, settings: ConfigDict
         return optax.apply_updates(params, updates), state
 
     carry = (params, tx.init(params))
+    bar = progress.add_task("pretraining", total=steps) if progress else None
     for i in range(steps):
         carry = step(carry, batch_at(i), jax.random.fold_in(key, i + 2))
+        if progress:
+            progress.advance(bar)
+    if progress:
+        progress.remove_task(bar)
     return carry[0]
 
 

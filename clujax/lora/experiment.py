@@ -44,7 +44,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     if training.workdir.claim(workdir, config.to_dict()) == "complete":
         return json.loads((workdir / training.workdir.RESULT).read_text())
     measured = functools.partial(cell, config)
-    cells = fill(workdir, config.seeds, variants, lambda seed, _: subject.of(seed), measured)
+    cells = fill(workdir, config.seeds, variants, subject.of, measured)
     labels = {name: each.label for name, each in variants.items()}
     record = results.record(config, subject, labels, cells)
     found = result(config, subject.sources, begin, lora=record)

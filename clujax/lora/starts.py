@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
+from rich.progress import Progress
 
 from clujax import models
 from clujax.adaptation.pretraining import Columns, descended, pretrained
@@ -30,13 +31,13 @@ class Start(NamedTuple):
 
     Attributes:
       network: without statistics of its own.
-      params: makes its parameters, pretraining where they must be; called once.
+      params: makes its parameters, pretraining where they must be, with a bar; once for all calls.
       told: what it is, for the report.
       tokenize: of a text network: `tokenize(texts, length) -> int32 [n, length]`, 0 for padding.
     """
 
     network: models.Classifier
-    params: Callable[[], PyTree]
+    params: Callable[[Progress | None], PyTree]
     told: str
     tokenize: Callable[[Sequence[str], int], np.ndarray] | None = None
 
@@ -62,7 +63,7 @@ def text_start(config: ConfigDict, num_classes: int, texts: Callable[[], Sequenc
     except DataNotFoundError as missing:
         _only_if_absent(missing, settings.path)
     else:
-        base = functools.cache(lambda: jax.tree.map(jnp.asarray, net.params))
+        base = functools.cache(lambda progress: jax.tree.map(jnp.asarray, net.params))
         return Start(net.encoder, base, f"all-MiniLM-L6-v2 from {net.source}", net.tokenize)
     found, length = list(texts()), config.data.length
     sizes = dict(config.instead)
@@ -70,8 +71,8 @@ def text_start(config: ConfigDict, num_classes: int, texts: Callable[[], Sequenc
     network = text_encoder(num_classes, longest=length, dropout=settings.dropout, **sizes)
 
     @functools.cache
-    def base() -> PyTree:
-        return reading_words(network, tokenize(found, length), config.pretrain, jax.random.key(0))
+    def base(progress: Progress | None) -> PyTree:
+        return reading_words(network, tokenize(found, length), config.pretrain, jax.random.key(0), progress)
 
     told = f"a small encoder pretrained on the spot on the words of {len(found):,} texts, as MiniLM was not found"
     return Start(network, base, told, tokenize)
@@ -99,12 +100,12 @@ def photo_start(config: ConfigDict, num_classes: int, train: Columns) -> Start:
         _only_if_absent(missing, settings.path)
     else:
         network = models.with_inputs(models.frozen(net.classifier, net.stats), lambda x: enlarged(x, settings.size))
-        base = functools.cache(lambda: jax.tree.map(jnp.asarray, net.params))
+        base = functools.cache(lambda progress: jax.tree.map(jnp.asarray, net.params))
         return Start(network, base, f"EfficientNet-lite0 from {net.source}, pictures of side {settings.size}")
     small = config.copy_and_resolve_references()
     small.model = config.instead
     network = build_classifier(small, train, num_classes)
-    base = functools.cache(lambda: pretrained(network, train, config.pretrain, jax.random.key(0)))
+    base = functools.cache(lambda progress: pretrained(network, train, config.pretrain, jax.random.key(0), progress))
     rows = f"{len(train['y']):,} pictures"
     return Start(
         network, base, f"{config.instead.name} pretrained on the spot on {rows}, as EfficientNet was not found"
@@ -136,7 +137,11 @@ def word_tokenizer(texts: Sequence[str], vocabulary: int) -> Callable[[Sequence[
 
 
 def reading_words(
-    network: models.Classifier, tokens: Int[np.ndarray, "N T"], settings: ConfigDict, key: PRNGKeyArray
+    network: models.Classifier,
+    tokens: Int[np.ndarray, "N T"],
+    settings: ConfigDict,
+    key: PRNGKeyArray,
+    progress: Progress | None = None,
 ) -> PyTree:
     """A text encoder whose features of half of a text's words tell all of its words, by products with their embeddings."""
 
@@ -149,7 +154,7 @@ def reading_words(
         return -jnp.sum(known * jnp.take_along_axis(scores, x, 1)) / jnp.maximum(jnp.sum(known), 1), {}
 
     params, _ = network.init(key, jnp.asarray(tokens[:1]))
-    return descended(loss, params, {"x": tokens}, settings, key)
+    return descended(loss, params, {"x": tokens}, settings, key, progress)
 
 
 def _only_if_absent(missing: DataNotFoundError, path: Any) -> None:

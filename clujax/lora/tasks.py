@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
+from rich.progress import Progress
 
 from clujax import data, models
 from clujax.adaptation.pretraining import Columns, pretrained
@@ -38,7 +39,7 @@ class Task(NamedTuple):
 class Subject(NamedTuple):
     """What a run is about, before any seed is drawn: its tasks by seed, and the record of its data."""
 
-    of: Callable[[int], Task]
+    of: Callable[..., Task]  # (seed, progress=None)
     sources: tuple[dict, ...]
     pretrained: str  # what the base is, for the report
     num_train: int
@@ -59,12 +60,12 @@ def images(config: ConfigDict) -> Subject:
     network = build_classifier(config, {"x": unit(found.train["x"])}, len(found.classes))
     tests = _corrupted({"x": moved(found.test["x"]), "y": np.asarray(found.test["y"])}, settings.corrupt)
 
-    def of(seed: int) -> Task:
+    def of(seed: int, progress: Progress | None = None) -> Task:
         draw = np.random.default_rng(seed)
         order = draw.permutation(total)
         upright, few = order[:first], order[first : first + rows]
         columns = {"x": unit(found.train["x"][upright]), "y": np.asarray(found.train["y"])[upright]}
-        base = pretrained(network, columns, config.pretrain, jax.random.key(seed))
+        base = pretrained(network, columns, config.pretrain, jax.random.key(seed), progress)
         labels = _mislabelled(np.asarray(found.train["y"])[few], settings.label_noise, len(found.classes), draw)
         return Task(network, base, {"x": moved(found.train["x"][few]), "y": labels}, tests)
 
@@ -88,12 +89,12 @@ def photos(config: ConfigDict) -> Subject:
     before = {"x": unit(found.train["x"][total - first :]), "y": labels[total - first :]}
     start = photo_start(config, len(found.classes), before)
 
-    def of(seed: int) -> Task:
+    def of(seed: int, progress: Progress | None = None) -> Task:
         draw = np.random.default_rng(seed)
         few = draw.permutation(total - first)[:rows]
         wrong = _mislabelled(labels[few], settings.label_noise, len(found.classes), draw)
         train = {"x": unit(found.train["x"][few]), "y": wrong}
-        return Task(start.network, with_probe(start.network, start.params(), train), train, tests)
+        return Task(start.network, with_probe(start.network, start.params(progress), train), train, tests)
 
     return Subject(of, (found.source._asdict(),), f"{start.told}, {PROBED}", rows, tuple(tests))
 
@@ -154,10 +155,10 @@ def texts(config: ConfigDict) -> Subject:
     tests = {"test": columns(corpus.test, settings.test_rows)}
     tests |= {name: columns(other.test, settings.test_rows) for name, other in others.items()}
 
-    def of(seed: int) -> Task:
+    def of(seed: int, progress: Progress | None = None) -> Task:
         chosen = np.random.default_rng(seed).permutation(total)[:rows]
         train = columns(([corpus.train[0][i] for i in chosen], corpus.train[1][chosen]))
-        return Task(start.network, with_probe(start.network, start.params(), train), train, tests)
+        return Task(start.network, with_probe(start.network, start.params(progress), train), train, tests)
 
     sources = tuple(each.source._asdict() for each in (corpus, *others.values()))
     return Subject(of, sources, f"{start.told}, {PROBED}", rows, tuple(tests))

@@ -121,7 +121,7 @@ def prepared(
         pool, recipes = given, [{} for _ in given.names]
     else:
         if not (place / "members.json").exists():
-            start = pretrained(network, first, config.pretrain, key)
+            start = pretrained(network, first, config.pretrain, key, progress)
             stacked = finetuning.fine_tune(
                 network, start, tune, config.pool, recipes, jax.random.fold_in(key, 1), progress
             )

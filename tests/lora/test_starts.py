@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from rich.progress import Progress
 
 from clujax import data, lora, models
 from clujax.data.files import DamagedDataError
@@ -110,6 +111,22 @@ def test_reading_words_brings_words_of_the_same_texts_together():
     jax.tree.map(np.testing.assert_array_equal, still, first)
 
 
+def test_a_start_is_pretrained_once_for_all_seeds_and_shows_how_far_it_is(monkeypatch):
+    monkeypatch.setattr(starts, "efficientnet_lite0", absent)
+    with pytest.warns(UserWarning, match="on the spot"):
+        subject = tasks.photos(photo_config())
+    with Progress(disable=True) as progress:
+        ends = []
+        monkeypatch.setattr(progress, "advance", lambda bar: ends.append(bar))
+        first = subject.of(0, progress)
+        steps = len(ends)
+        second = subject.of(1, progress)
+    assert steps == len(ends) == round(20 * 400 / 64)
+    kernel = lambda task: task.base["layers_0"]["kernel"]
+    np.testing.assert_array_equal(kernel(first), kernel(second))
+    assert not np.array_equal(first.train["x"], second.train["x"])
+
+
 def photo_config():
     config = runpy.run_path(str(CONFIGS / "cifar10.py"))["get_config"]()
     config.seeds, config.compare = (0,), ("lora_r8", "flat_r8_more")
@@ -170,7 +187,7 @@ def test_efficientnet_is_the_start_where_it_is_found():
     config.model.size = 64
     start = starts.photo_start(config, 10, {})
     assert "EfficientNet-lite0" in start.told
-    params = start.params()
+    params = start.params(None)
     x = jnp.asarray(data.load("digits").test["x"][:2] / 16.0)
     logits, stats = start.network.apply(params, {}, x, train=True, key=jax.random.key(0))
     assert stats == {}
